@@ -1,0 +1,52 @@
+"""Everything that snrouter raises on purpose, and the exit code the command line gives it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SnrouterError(Exception):
+    """Base of every error raised on purpose: one line that says got, expected, and what to do."""
+
+    exit_code = 1
+
+
+class SpecError(SnrouterError, ValueError):
+    """A spec or an argument is wrong."""
+
+    exit_code = 2
+
+
+class SupportError(SpecError):
+    """An expert would be asked outside the noise levels it was trained on, or a route has a gap."""
+
+
+class CheckpointError(SpecError):
+    """A checkpoint is missing, damaged, or of the wrong shape."""
+
+
+class DataError(SpecError):
+    """Images are outside their range, off their levels, or absent."""
+
+
+class NonFiniteError(SnrouterError, ArithmeticError):
+    """An expert returned NaN or infinity."""
+
+
+class SolverError(SnrouterError, RuntimeError):
+    """A solver could not finish."""
+
+
+class OutputError(SnrouterError, OSError):
+    """Results could not be written."""
+
+
+class PluginError(SnrouterError, ImportError):
+    """A plugin could not be imported, or registered something unusable."""
+
+    exit_code = 3
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when a known word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,127 @@
+"""Checkpoints: a safetensors file of weights and, beside it, a JSON card that says what the weights are.
+
+The card of `edm.safetensors` is `edm.json`: `{"format": 1, "network": {"type": "unet", ...}, "expert": {...}, "sha256": ...}`.
+`expert` holds the arguments the expert was trained with (support, sigma_data, ...). Nothing here runs code from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from snrouter.errors import CheckpointError, OutputError
+from snrouter.experts import networks
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def card_path(checkpoint: Path) -> Path:
+    """The card beside a checkpoint."""
+    return checkpoint.with_suffix(".json")
+
+
+def read_card(checkpoint: Path) -> dict[str, Any]:
+    """Read the card of a checkpoint, without its weights.
+
+    Raises:
+        CheckpointError: when the weights or the card are missing, or the card is no card.
+    """
+    if not checkpoint.is_file():
+        raise CheckpointError(f"checkpoint {checkpoint}: no such file; give the path of a .safetensors file")
+    path = card_path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {checkpoint}: its card {path.name} is missing; copy it beside the weights")
+    try:
+        card = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"card {path}: not JSON ({error}); restore it from where the checkpoint came") from None
+    if not isinstance(card, dict) or card.get("format") != 1 or "network" not in card:
+        raise CheckpointError(f"card {path}: expected a mapping with format 1 and a network; restore or regenerate it")
+    return card
+
+
+def read_tensors(checkpoint: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint and check them against the card's hash.
+
+    Raises:
+        CheckpointError: when the file is truncated, is no safetensors file, or is not the one the card describes.
+    """
+    from safetensors.torch import load_file
+
+    if "sha256" in card and sha256(checkpoint) != card["sha256"]:
+        raise CheckpointError(
+            f"checkpoint {checkpoint}: its SHA-256 differs from its card's; the file is damaged or another, copy it again"
+        )
+    try:
+        return load_file(checkpoint)
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint}: cannot be read as safetensors ({error}); it is truncated or of another format"
+        ) from None
+
+
+def load_network(
+    checkpoint: str | Path, network: nn.Module | None = None
+) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
+    """Build the network of a checkpoint and fill it.
+
+    Args:
+        checkpoint: the .safetensors file; its card lies beside it.
+        network: fill this one instead of building the card's.
+
+    Returns:
+        The network in evaluation mode with frozen weights, the card, and the tensors under "extra." that are not its own.
+
+    Raises:
+        CheckpointError: when files are missing or damaged, or shapes disagree.
+    """
+    checkpoint = Path(checkpoint)
+    card = read_card(checkpoint)
+    tensors = read_tensors(checkpoint, card)
+    extra = {name.removeprefix("extra."): tensors.pop(name) for name in list(tensors) if name.startswith("extra.")}
+    network = networks.build(card["network"]) if network is None else network
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        got = list(tensors[name].shape) if name in tensors else "nothing"
+        wanted = list(expected[name].shape) if name in expected else "nothing"
+        if got != wanted:
+            raise CheckpointError(
+                f"checkpoint {checkpoint}: tensor {name!r} has shape {got}, expected {wanted}; "
+                f"the network in its card is not the one that was saved"
+            )
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False), card, extra
+
+
+def save_checkpoint(
+    checkpoint: Path, network: nn.Module, card: Mapping[str, Any], extra: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Write a network and its card, each atomically; returns the card with the weights' hash.
+
+    Raises:
+        OutputError: when the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
+    tensors |= {f"extra.{name}": tensor.detach().cpu() for name, tensor in (extra or {}).items()}
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = checkpoint.with_suffix(".partial")
+        save_file(tensors, temporary)
+        os.replace(temporary, checkpoint)
+        full = {"format": 1, **card, "sha256": sha256(checkpoint)}
+        temporary.write_text(json.dumps(full, indent=2) + "\n")
+        os.replace(temporary, card_path(checkpoint))
+    except OSError as error:
+        raise OutputError(f"checkpoint {checkpoint}: cannot be written ({error}); choose another folder") from None
+    return full

@@ -1,0 +1,103 @@
+"""Any network as an expert, with no class to write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from snrouter.errors import SpecError
+from snrouter.experts.checkpoints import load_network
+from snrouter.experts.network import NetworkExpert
+from snrouter.experts.parameterization import Parameterization, parameterization
+from snrouter.gamma import interval
+from snrouter.schedules import Schedule
+from snrouter.schedules import clock as named_clock
+
+
+def wrap(
+    network: nn.Module,
+    prediction: str | Parameterization = "eps",
+    support: tuple[float, float] = (-13.3, 5.0),
+    *,
+    clock: str | Schedule = "gamma",
+    data_scale: float = 1.0,
+    conditional: bool = False,
+    name: str = "network",
+    allow_extrapolation: bool = False,
+    **schedule: float | Sequence[float] | Tensor,
+) -> NetworkExpert:
+    """Put a network on the axis.
+
+    Args:
+        network: called as `network(c_in z, noise_level, condition)`; noise_level is [B], on the clock named.
+        prediction: what its output is: "eps", "x", "v", "score", "ve", "flow", "edm", or gamma -> `Coefficients`.
+        support: (gamma_min, gamma_max) it was trained on, on its own pixel scale.
+        clock: see `snrouter.schedules.clock`: a unit of the axis, a named schedule (the noise level is its t), or a `Schedule`.
+        data_scale: pixels are multiplied by this before they reach the network.
+        conditional: whether it takes `condition` (others are given None).
+        name: what errors call it.
+        allow_extrapolation: warn, rather than refuse, beyond the support.
+        schedule: parameters of the named clock, e.g. `alphas_cumprod`.
+
+    Example:
+        `wrap(unet, "v", (-12, 9), clock="cosine")` or `wrap(unet, "eps", (-9, 5), clock="discrete", alphas_cumprod=table)`.
+
+    Raises:
+        SpecError: for an unknown prediction or clock, or a support that is no interval.
+    """
+    return NetworkExpert(
+        network,
+        parameterization(prediction) if isinstance(prediction, str) else prediction,
+        named_clock(clock, **schedule),
+        interval(support),
+        data_scale=data_scale,
+        conditional=conditional,
+        name=name,
+        allow_extrapolation=allow_extrapolation,
+    )
+
+
+def generic(
+    checkpoint: Path,
+    *,
+    prediction: str = "eps",
+    support: tuple[float, float] | None = None,
+    clock: str = "gamma",
+    clock_parameters: dict[str, float | list[float]] | None = None,
+    data_scale: float = 1.0,
+    name: str = "generic",
+    allow_extrapolation: bool = False,
+) -> NetworkExpert:
+    """A network from its checkpoint, with what it predicts and its clock told by the spec.
+
+    Args:
+        checkpoint: a .safetensors file with its card.
+        prediction: see `wrap`.
+        support: (gamma_min, gamma_max) it was trained on; the card's when left out.
+        clock: see `wrap`.
+        clock_parameters: parameters of the named clock, e.g. `{"alphas_cumprod": [...]}`.
+        data_scale: the network's pixels over ours.
+        name: what errors call it.
+        allow_extrapolation: warn, rather than refuse, beyond the support.
+
+    Raises:
+        CheckpointError: when the checkpoint is missing, damaged or of the wrong shape.
+        SpecError: for an unknown prediction or clock, or when neither spec nor card gives a support.
+    """
+    network, card, _ = load_network(checkpoint)
+    support = support or card.get("expert", {}).get("support")
+    if support is None:
+        raise SpecError(f"expert {name!r}: its card gives no support; add support: [gamma_min, gamma_max]")
+    return wrap(
+        network,
+        prediction,
+        support,
+        clock=clock,
+        data_scale=data_scale,
+        conditional=bool(getattr(network, "classes", 0)),
+        name=name,
+        allow_extrapolation=allow_extrapolation,
+        **(clock_parameters or {}),
+    )

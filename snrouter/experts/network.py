@@ -1,0 +1,86 @@
+"""NetworkExpert: a trained network, what its output means, its clock and the noise it was trained on.
+
+A network trained on pixels r x (`data_scale` r; 256/255 for EDM, whose grid is k/127.5 - 1) is fed r x at edm_sigma r s:
+gamma' = gamma + 2 ln r, z' = r (alpha'/alpha) z. Noise is unchanged by this, and the image it returns is divided by r.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from snrouter.errors import CheckpointError, NonFiniteError, SpecError
+from snrouter.experts.base import Expert, Prediction, expand
+from snrouter.experts.parameterization import Parameterization
+from snrouter.gamma import GammaInterval, alpha
+from snrouter.schedules import Clock
+
+
+class NetworkExpert(Expert):
+    """A network on the axis.
+
+    Args:
+        network: called as `network(c_in z, noise_level, condition)`; z [B, ...] and noise_level [B] in its own dtype.
+        parameterization: gamma -> `Coefficients`, in the network's own gamma.
+        clock: gamma [B] -> noise level [B], likewise.
+        support: the network's own gammas, before `data_scale`.
+        data_scale: pixels are multiplied by this before they reach the network.
+        conditional: whether the network takes `condition`; others are given None.
+        name: what errors call it.
+        allow_extrapolation: warn, rather than refuse, beyond the support.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameterization: Parameterization,
+        clock: Clock,
+        support: GammaInterval,
+        *,
+        data_scale: float = 1.0,
+        conditional: bool = False,
+        name: str = "network",
+        allow_extrapolation: bool = False,
+    ) -> None:
+        if not (math.isfinite(data_scale) and data_scale > 0):
+            raise SpecError(f"data_scale of expert {name!r}: expected a positive number, got {data_scale:g}")
+        self_shift = 2 * math.log(data_scale)
+        shifted = GammaInterval(support.gamma_min - self_shift, support.gamma_max - self_shift)
+        super().__init__(shifted, name, allow_extrapolation)
+        self.network = network
+        self.parameterization = parameterization
+        self.clock = clock
+        self.data_scale = data_scale
+        self.conditional = conditional
+
+    def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        """One call of the network."""
+        self.require(float(gamma.min()), float(gamma.max()))
+        own = gamma + 2 * math.log(self.data_scale)
+        scale = self.data_scale * alpha(own) / alpha(gamma)
+        c_in, a, b, c, d = self.parameterization(own)
+        weight = next(self.network.parameters(), z)
+        output = self.network(
+            (expand(c_in * scale, z) * z).to(weight.dtype),
+            self.clock(own).to(weight),
+            condition if self.conditional else None,
+        )
+        if output.shape != z.shape:
+            raise CheckpointError(
+                f"expert {self.name!r} returned shape {list(output.shape)} for an input of {list(z.shape)}; "
+                f"expected the same shape: is this the right network for these images?"
+            )
+        if not bool(torch.isfinite(output).all()):
+            bad = ~torch.isfinite(output).flatten(1).all(1).cpu()
+            raise NonFiniteError(
+                f"expert {self.name!r} returned NaN or infinity at gamma={float(gamma[bad][0]):g} for "
+                f"{int(bad.sum())} of {len(z)} images; check its weights, or run it in float32"
+            )
+        output = output.to(z.dtype)
+        return Prediction(
+            eps_hat=expand(a * scale, z) * z + expand(b, z) * output,
+            x_hat=expand(c * scale / self.data_scale, z) * z + expand(d / self.data_scale, z) * output,
+            calls={"": len(z)},
+        )

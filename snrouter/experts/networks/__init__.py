@@ -1,0 +1,30 @@
+"""Networks that checkpoints name, built from the plain mapping in their card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from snrouter.errors import CheckpointError, suggestion
+from snrouter.experts.networks.classifier import Classifier
+from snrouter.experts.networks.unet import UNet
+
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "classifier": Classifier}
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a card, e.g. `{"type": "unet", "channels": 32}`.
+
+    Raises:
+        CheckpointError: for an unknown type or argument.
+    """
+    arguments = dict(config)
+    name = arguments.pop("type", None)
+    if name not in NETWORKS:
+        raise CheckpointError(f"unknown network type {name!r}{suggestion(str(name), NETWORKS)}; known: {[*NETWORKS]}")
+    try:
+        return NETWORKS[name](**arguments)
+    except TypeError as error:
+        raise CheckpointError(f"network {name!r}: {error}") from None

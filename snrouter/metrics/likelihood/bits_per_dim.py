@@ -1,0 +1,214 @@
+"""Bits per dimension of images under an expert or a route, by a named protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from snrouter.data.base import check_images
+from snrouter.draws import Draws
+from snrouter.errors import SpecError
+from snrouter.experts.base import Expert
+from snrouter.gamma import GammaInterval
+from snrouter.gamma import interval as as_interval
+from snrouter.metrics.likelihood.dequantization import Dequantization, dequantize
+from snrouter.metrics.likelihood.estimate import Estimate, Term, error_parts
+from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise, log_density
+from snrouter.metrics.likelihood.vlb import variational_bound
+from snrouter.solvers.base import Progress, Tally
+from snrouter.solvers.ode import ODE
+
+
+def bits_per_dim(
+    expert: Expert,
+    images: Tensor,
+    interval: GammaInterval | tuple[float, float],
+    estimator: Literal["ode", "vlb"] = "ode",
+    dequantization: Dequantization = "truncated_normal",
+    seed: int = 0,
+    *,
+    levels: int = 256,
+    solver: ODE | None = None,
+    divergence: Divergence = "hutchinson",
+    probes: int = 1,
+    probe_noise: ProbeNoise = "rademacher",
+    importance_samples: int = 1,
+    gamma_0: float | None = None,
+    times: int = 128,
+    steps: int | None = None,
+    repeats: int = 1,
+    indices: Sequence[int] | None = None,
+    condition: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Bits/dim of images [B, ...] at the bin centres of their levels; lower is better.
+
+    Args:
+        expert: a single expert or a route.
+        images: [B, ...] in [-1, 1], pixel level k at 2 (k + 1/2)/levels - 1; any finite values with dequantization "none".
+        interval: (gamma_min, gamma_max) of the integral or bound.
+        estimator: "ode", the exact density under the probability flow, or "vlb", the variational bound.
+        dequantization: "truncated_normal", "uniform", or "none" for continuous data (with "vlb" too, whose bound over levels
+            needs no dequantization).
+        seed: draws are keyed by (seed, index), so that batch by batch calls equal one call.
+        levels: L.
+        solver: of the ODE; `ODE()` when left out.
+        divergence: "hutchinson" or "exact".
+        probes: Hutchinson probes an image.
+        probe_noise: "rademacher" or "gaussian".
+        importance_samples: K; above 1 it tightens the bound, and with Hutchinson noise is biased, which the protocol says.
+        gamma_0: start of the ODE's integral, when it is not gamma_min (uniform dequantization is best near -11.8 at L = 256).
+        times: VLB times an image, stratified.
+        steps: T of the VLB's finite-step loss; continuous when left out.
+        repeats: above 1, that many dequantization draws, each with as many probe draws, split the error into its parts.
+        indices: which draws each image gets; 0 ... B - 1 when left out.
+        condition: one row an image, passed to the expert.
+        progress: told the fraction done.
+
+    Returns:
+        An `Estimate`.
+
+    Raises:
+        DataError: when images are off their range or levels.
+        SpecError: for an unknown option, or an exact density of a route whose flow is not invertible.
+        SupportError: when the interval leaves the expert's support.
+        NonFiniteError: when an expert returns NaN or infinity.
+    """
+    if estimator not in ("ode", "vlb"):
+        raise SpecError(f"estimator: expected ode or vlb, got {estimator!r}")
+    if importance_samples < 1 or repeats < 1:
+        raise SpecError(f"expected importance_samples and repeats >= 1, got {importance_samples} and {repeats}")
+    bounds = as_interval(interval)
+    if gamma_0 is not None:
+        if estimator == "vlb":
+            raise SpecError("gamma_0 starts the ODE's integral; for the vlb, set the interval")
+        bounds = as_interval((gamma_0, bounds.gamma_max))
+    continuous = dequantization == "none"
+    check_images(images, None if continuous else levels)
+    keys = range(len(images)) if indices is None else indices
+    for what, rows in (("indices", keys), ("condition", condition)):
+        if rows is not None and len(rows) != len(images):
+            raise SpecError(f"{what}: expected {len(images)}, one per image; got {len(rows)}")
+    draws, solver, tally = Draws(seed), solver or ODE(), Tally()
+    to_bits = 1 / (images[0].numel() * math.log(2))
+    outer = repeats if estimator == "vlb" or not continuous else 1
+    inner = repeats if estimator == "ode" and divergence == "hutchinson" else 1
+    samples = 1 if continuous or estimator == "vlb" else importance_samples
+    done, total = 0, outer * inner * samples
+
+    def tell(fraction: float) -> None:
+        if progress is not None:
+            progress((done + fraction) / total)
+
+    collected: dict[str, list[Tensor]] = {}
+    for r in range(outer):
+        for s in range(inner):
+            terms: list[dict[str, Tensor]] = []
+            for k in range(samples):
+                if estimator == "vlb":
+                    bound = variational_bound(
+                        expert,
+                        images,
+                        bounds,
+                        levels=None if continuous else levels,
+                        times=times,
+                        steps=steps,
+                        draws=draws,
+                        indices=keys,
+                        repeat=r,
+                        condition=condition,
+                        progress=tell,
+                    )
+                    tally.add(bound.tally.rows)
+                    names = ("prior", "reconstruction", "diffusion")
+                    terms.append(dict(zip(names, bound[:3], strict=True)))
+                else:
+                    point = dequantize(
+                        dequantization, images, bounds.gamma_min, levels, draws, keys, r * samples + k, samples
+                    )
+                    density = log_density(
+                        expert,
+                        point.z,
+                        bounds,
+                        solver=solver,
+                        divergence=divergence,
+                        probes=probes,
+                        probe_noise=probe_noise,
+                        draws=draws,
+                        indices=keys,
+                        draw=((r * inner + s) * samples + k) * probes,
+                        condition=condition,
+                        progress=tell,
+                    )
+                    tally.add(density.tally.rows)
+                    terms.append(
+                        {
+                            "prior": -density.prior,
+                            "divergence": -density.divergence,
+                            "dequantization": -point.correction,
+                        }
+                    )
+                done += 1
+            for name, values in _combine(terms).items():
+                collected.setdefault(name, []).append(values * to_bits)
+    stacked = {name: torch.stack(values).reshape(outer, inner, -1) for name, values in collected.items()}
+    values = stacked.pop("total")
+    nfe, each = tally.per_sample(len(images))
+    return Estimate(
+        **dataclasses.asdict(Term.of(values.mean((0, 1)))),
+        terms={name: Term.of(part.mean((0, 1))) for name, part in stacked.items()},
+        nfe=nfe,
+        nfe_per_expert=each,
+        parts=error_parts(values, "noise" if estimator == "vlb" else "dequantization", "probe") if repeats > 1 else None,
+        protocol={
+            "estimator": estimator,
+            "gamma_min": bounds.gamma_min,
+            "gamma_max": bounds.gamma_max,
+            "levels": None if continuous else levels,
+            "repeats": repeats,
+            **(
+                {"times": times, "steps": steps, "time_sampling": "stratified per image"}
+                if estimator == "vlb"
+                else _ode_protocol(dequantization, samples, solver, divergence, probes, probe_noise)
+            ),
+        },
+    )
+
+
+def _combine(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Add "total" in nats [B]: the sum of the terms, or over K importance samples minus the log-mean-exp of their log weights.
+
+    With K > 1 each term is its mean over samples under the normalised weights, and "importance" what is left.
+    """
+    totals = torch.stack([sum(term.values(), torch.zeros(())) for term in terms])
+    if len(terms) == 1:
+        return {**terms[0], "total": totals[0]}
+    weights = (-totals).softmax(0)
+    mean = {name: (weights * torch.stack([term[name] for term in terms])).sum(0) for name in terms[0]}
+    total = -((-totals).logsumexp(0) - math.log(len(terms)))
+    return {**mean, "importance": total - sum(mean.values(), torch.zeros(())), "total": total}
+
+
+def _ode_protocol(
+    dequantization: str, samples: int, solver: ODE, divergence: str, probes: int, probe_noise: str
+) -> dict[str, Any]:
+    hutchinson = divergence == "hutchinson"
+    return {
+        "dequantization": dequantization,
+        "importance_samples": samples,
+        "biased": hutchinson and samples > 1,
+        "divergence": divergence,
+        "probes": probes if hutchinson else None,
+        "probe_noise": probe_noise if hutchinson else None,
+        "frame": "z, gamma",
+        "method": solver.method,
+        "rtol": solver.rtol if solver.coupled else None,
+        "atol": solver.atol if solver.coupled else None,
+        "steps": solver.steps,
+        "step_control": "one error norm a batch" if solver.coupled else "fixed",
+    }

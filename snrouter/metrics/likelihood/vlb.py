@@ -1,0 +1,106 @@
+"""The variational bound (VDM arXiv 2107.00630, eq. 11, 15 and 22), term by term, in nats an image.
+
+- prior: KL of q(z_1 | x) against N(0, sigma_max^2 I) = |x|^2 / (2 edm_sigma_max^2);
+- reconstruction: -log p(x | z_0), one draw of z_0, by the L-way discretised softmax over bin centres, or for continuous data
+  N(z_0 / alpha_0, edm_sigma_0^2);
+- diffusion: 1/2 (gamma_max - gamma_min) E_t |eps - eps_hat|^2, times stratified per image, t_ij = (j + u_i) / m; or with T
+  finite steps, T/2 E_i expm1(gamma_t - gamma_s) |eps - eps_hat(z_t)|^2, t = i/T, s = (i - 1)/T.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snrouter.data.base import from_levels, to_levels
+from snrouter.draws import Draws
+from snrouter.errors import SpecError
+from snrouter.experts.base import Expert, expand
+from snrouter.gamma import GammaInterval, alpha, edm_sigma, sigma
+from snrouter.solvers.base import Progress, Tally
+
+
+class Terms(NamedTuple):
+    """The three terms in nats, each float64 [B], and the network calls."""
+
+    prior: Tensor
+    reconstruction: Tensor
+    diffusion: Tensor
+    tally: Tally
+
+
+def prior(x: Tensor, gamma_max: float) -> Tensor:
+    """KL of q(z_1 | x) against N(0, sigma_max^2 I), nats [B]; both have variance sigma_max^2."""
+    return 0.5 * x.double().flatten(1).square().sum(1) / edm_sigma(gamma_max) ** 2
+
+
+def reconstruction(x: Tensor, gamma_0: float, levels: int | None, noise: Tensor) -> Tensor:
+    """-log p(x | z_0) at z_0 = alpha_0 x + sigma_0 noise, nats [B]."""
+    s = edm_sigma(gamma_0)
+    if levels is None:
+        return (0.5 * noise.square() + math.log(s * math.sqrt(2 * math.pi))).flatten(1).sum(1)
+    seen = x.double() + s * noise
+    centres = from_levels(torch.arange(levels, device=x.device), levels, torch.float64)
+    log_p = (-0.5 * ((seen.unsqueeze(-1) - centres) / s) ** 2).log_softmax(-1)
+    return -log_p.gather(-1, to_levels(x, levels).unsqueeze(-1)).flatten(1).sum(1)
+
+
+@torch.no_grad()
+def variational_bound(
+    expert: Expert,
+    x: Tensor,
+    bounds: GammaInterval,
+    *,
+    levels: int | None,
+    times: int,
+    steps: int | None,
+    draws: Draws,
+    indices: Sequence[int],
+    repeat: int = 0,
+    condition: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Terms:
+    """The bound's terms for images x [B, ...] at the bin centres.
+
+    Args:
+        expert: a single expert or a route; asked once per image and time.
+        x: images [B, ...].
+        bounds: (gamma_min, gamma_max) of the bound.
+        levels: L, or None for continuous data.
+        times: m, times an image.
+        steps: T of the finite-step loss, or None for the continuous one.
+        draws: the run's draws.
+        indices: which images these are.
+        repeat: which repetition of the noise.
+        condition: passed to the expert.
+        progress: told the fraction done.
+
+    Raises:
+        SpecError: for times or steps below one.
+    """
+    if times < 1 or (steps is not None and steps < 1):
+        raise SpecError(f"times and steps: expected at least 1, got times={times}, steps={steps}")
+    first = draws.normal("reconstruction", indices, x.shape[1:], draw=repeat).to(x.device)
+    offset = draws.uniform("vlb_time", indices, (), draw=repeat)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    tally = Tally()
+    for j in range(times):
+        t = (j + offset) / times
+        if steps is None:
+            gamma = bounds.gamma_min + bounds.length * t
+            weight = torch.full_like(gamma, 0.5 * bounds.length)
+        else:
+            gamma = bounds.gamma_min + bounds.length * ((t * steps).floor() + 1).clamp(max=steps) / steps
+            weight = torch.full_like(gamma, 0.5 * steps * math.expm1(bounds.length / steps))
+        noise = draws.normal("vlb_noise", indices, x.shape[1:], draw=repeat * times + j).to(x)
+        z = expand(alpha(gamma), x) * x + expand(sigma(gamma), x) * noise
+        prediction = expert(z, gamma, condition)
+        tally.add(prediction.calls)
+        total += weight.to(x.device) * (noise - prediction.eps_hat).double().flatten(1).square().sum(1)
+        if progress is not None:
+            progress((j + 1) / times)
+    return Terms(prior(x, bounds.gamma_max), reconstruction(x, bounds.gamma_min, levels, first), total / times, tally)

@@ -1,0 +1,111 @@
+"""RoutedExpert: a route over experts is itself an expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from snrouter.errors import SpecError
+from snrouter.experts.base import Expert, Piece, Prediction, expand
+from snrouter.router.base import Policy
+from snrouter.router.piecewise import Single
+
+
+class RoutedExpert(Expert):
+    """Experts merged by a policy: eps_hat = sum_k w_k eps_hat_k on the shared axis.
+
+    Only experts with a non-zero weight run; a batch with one gamma per image is partitioned by expert, so that it costs one
+    pass over the batch. `condition` reaches every expert, and those that take none ignore it.
+
+    Args:
+        experts: by name; each may itself be a route.
+        policy: names some of them.
+        name: what errors call it.
+
+    Raises:
+        SpecError: when the policy names an expert that is not there.
+        SupportError: when it uses one where it was not trained.
+    """
+
+    def __init__(self, experts: Mapping[str, Expert], policy: Policy, name: str = "route") -> None:
+        policy.check(experts)
+        used = {key: experts[key] for key in policy.experts}
+        extrapolate = any(expert.allow_extrapolation for expert in used.values())
+        super().__init__(policy.support(used), name, extrapolate)
+        for key in used:
+            if not key.isidentifier():
+                raise SpecError(f"expert name {key!r}: use letters, digits and underscores")
+        self.experts = nn.ModuleDict({f"_{key}": expert for key, expert in used.items()})
+        self.policy = policy
+
+    def expert(self, name: str) -> Expert:
+        """The expert of that name."""
+        return self.experts[f"_{name}"]  # type: ignore[return-value]
+
+    def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        """One pass over the batch."""
+        if isinstance(self.policy, Single):
+            return self._ask(self.policy.expert, z, gamma, condition)
+        weights = self.policy.weights(gamma, z, condition)
+        active = weights.detach().cpu() != 0
+        eps, x, calls = torch.zeros_like(z), torch.zeros_like(z), dict[str, int]()
+        for column, name in enumerate(self.policy.experts):
+            chosen = active[:, column]
+            if not bool(chosen.any()):
+                continue
+            if bool(chosen.all()) and int(active.sum()) == len(z):
+                return self._ask(name, z, gamma, condition)
+            rows = chosen.nonzero()[:, 0]
+            there = rows.to(z.device)
+            part = self._ask(name, z[there], gamma[rows], None if condition is None else condition[there])
+            share = expand(weights[rows.to(weights.device), column], part.eps_hat)
+            eps = eps.index_add(0, there, share * part.eps_hat)
+            x = x.index_add(0, there, share * part.x_hat)
+            for key, count in part.calls.items():
+                calls[key] = calls.get(key, 0) + count
+        return Prediction(eps, x, calls)
+
+    def _ask(self, name: str, z: Tensor, gamma: Tensor, condition: Tensor | None) -> Prediction:
+        eps_hat, x_hat, calls = self.expert(name).predict(z, gamma, condition)
+        return Prediction(eps_hat, x_hat, {f"{name}.{key}" if key else name: n for key, n in calls.items()})
+
+    @property
+    def seams(self) -> tuple[float, ...]:
+        """Switches of the policy, and seams of the experts where they run."""
+        inner = list(self.pieces(self.support.gamma_min, self.support.gamma_max))
+        return tuple(piece.lo for piece in inner[1:])
+
+    @property
+    def invertible(self) -> bool:
+        """Whether policy and experts all are."""
+        experts = (self.expert(name) for name in self.policy.experts)
+        return self.policy.invertible and all(expert.invertible for expert in experts)
+
+    def pieces(self, lo: float, hi: float) -> Iterator[Piece]:
+        """Smooth pieces, each with the route that holds on it, both ends included."""
+        edges = [lo, *(seam for seam in self.policy.seams if lo < seam < hi), hi]
+        for start, end in zip(edges, edges[1:], strict=False):
+            policy = self.policy.restrict(start, end)
+            names = {name: self.expert(name) for name in policy.experts}
+            inner = {seam for expert in names.values() for seam in expert.seams if start < seam < end}
+            cuts = [start, *sorted(inner), end]
+            for low, high in zip(cuts, cuts[1:], strict=False):
+                held = {name: next(iter(expert.pieces(low, high))).expert for name, expert in names.items()}
+                yield Piece(low, high, RoutedExpert(held, policy, self.name))
+
+
+def merge(experts: Mapping[str, Expert], policy: Policy, name: str = "route") -> RoutedExpert:
+    """Merge experts by a policy; the result is an expert.
+
+    Args:
+        experts: by the names that the policy uses.
+        policy: e.g. `Threshold(low="likelihood", high="quality", switch=-5.98)`; a switch is a gamma.
+        name: what errors call it.
+
+    Raises:
+        SpecError: when the policy names an expert that is not there.
+        SupportError: when it uses one where it was not trained.
+    """
+    return RoutedExpert(experts, policy, name)

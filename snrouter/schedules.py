@@ -1,0 +1,192 @@
+"""Clocks: how a network's own time is read off the shared axis.
+
+A schedule is a monotone map between an expert's time t and gamma. `clock(...)` turns one, or a unit of the axis, into
+the function gamma -> noise level that a network is called with. An expert's clock is always mapped *from* gamma.
+
+Sources: VDM arXiv 2107.00630 (linear), score SDE arXiv 2011.13456 (vp, sub_vp), iDDPM arXiv 2102.09672 (cosine),
+rectified flow arXiv 2209.03003 (flow), DDPM arXiv 2006.11239 (discrete).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from snrouter import gamma as axis
+from snrouter.errors import SpecError, suggestion
+from snrouter.gamma import GammaInterval
+
+Clock = Callable[[Tensor], Tensor]
+
+
+class Schedule(ABC):
+    """A monotone map t <-> gamma; t grows with noise. Tensors in float64 in, the same out."""
+
+    @abstractmethod
+    def gamma(self, t: Tensor) -> Tensor:
+        """Gamma at time t."""
+
+    @abstractmethod
+    def t(self, gamma: Tensor) -> Tensor:
+        """Time at gamma; the inverse of `gamma`."""
+
+
+class LinearSchedule(Schedule):
+    """VDM's gamma = gamma_min + (gamma_max - gamma_min) t, t in [0, 1]; fixed or learned, it is two numbers."""
+
+    def __init__(self, gamma_min: float, gamma_max: float) -> None:
+        self.interval = axis.interval((gamma_min, gamma_max))
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """Gamma at t in [0, 1]."""
+        return self.interval.gamma_min + self.interval.length * t
+
+    def t(self, gamma: Tensor) -> Tensor:
+        """Fraction of the interval."""
+        return (gamma - self.interval.gamma_min) / self.interval.length
+
+
+class VPSchedule(Schedule):
+    """Score SDE's VP: log alpha^2 = -(beta_min t + (beta_max - beta_min) t^2 / 2), t in (0, 1]."""
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        self.beta_min = beta_min
+        self.slope = beta_max - beta_min
+
+    def _exponent(self, t: Tensor) -> Tensor:
+        return self.beta_min * t + 0.5 * self.slope * t**2
+
+    def _time(self, exponent: Tensor) -> Tensor:
+        root = (self.beta_min**2 + 2 * self.slope * exponent).sqrt()
+        return 2 * exponent / (self.beta_min + root)
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """log(exp(B) - 1) with B = -log alpha^2."""
+        return self._exponent(t).expm1().log()
+
+    def t(self, gamma: Tensor) -> Tensor:
+        """Positive root of B(t) = softplus(gamma)."""
+        return self._time(torch.nn.functional.softplus(gamma, threshold=50.0))
+
+
+class SubVPSchedule(VPSchedule):
+    """Score SDE's sub-VP: alpha as VP's, sigma = 1 - alpha^2, hence edm_sigma = 2 sinh(B / 2)."""
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """2 log(2 sinh(B / 2))."""
+        return 2 * (2 * (self._exponent(t) / 2).sinh()).log()
+
+    def t(self, gamma: Tensor) -> Tensor:
+        """Root of B(t) = 2 asinh(edm_sigma / 2)."""
+        return self._time(2 * (axis.edm_sigma(gamma) / 2).asinh())
+
+
+class CosineSchedule(Schedule):
+    """iDDPM's cosine, alpha = cos(pi/2 (t + s)/(1 + s)), t in [0, 1); s = 0.008 there, 0 in later work."""
+
+    def __init__(self, s: float = 0.0) -> None:
+        self.s = s
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """2 log tan(pi/2 (t + s)/(1 + s))."""
+        return 2 * (math.pi / 2 * (t + self.s) / (1 + self.s)).tan().log()
+
+    def t(self, gamma: Tensor) -> Tensor:
+        """(1 + s) 2/pi atan(edm_sigma) - s."""
+        return (1 + self.s) * 2 / math.pi * axis.edm_sigma(gamma).atan() - self.s
+
+
+class FlowSchedule(Schedule):
+    """Rectified flow: x_t = (1 - t) x + t eps, t in (0, 1), hence edm_sigma = t / (1 - t)."""
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """2 logit(t)."""
+        return 2 * torch.logit(t)
+
+    def t(self, gamma: Tensor) -> Tensor:
+        """sigmoid(gamma / 2)."""
+        return (gamma / 2).sigmoid()
+
+
+class DiscreteSchedule(Schedule):
+    """A table of alphas_cumprod over steps 0, 1, ...; between them, gamma is linear in the fractional step.
+
+    Args:
+        alphas_cumprod: strictly decreasing values in (0, 1), DDPM's cumulative products.
+    """
+
+    def __init__(self, alphas_cumprod: Sequence[float] | Tensor) -> None:
+        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
+        if table.ndim != 1 or len(table) < 2 or not bool(((table > 0) & (table < 1)).all()):
+            raise SpecError("alphas_cumprod: expected a list of two or more numbers strictly between 0 and 1")
+        if not bool((table.diff() < 0).all()):
+            raise SpecError("alphas_cumprod: expected strictly decreasing values (step 0 is the least noisy)")
+        self.gammas = axis.from_alpha_bar(table)
+
+    @property
+    def support(self) -> GammaInterval:
+        """The gammas of the first and the last step."""
+        return GammaInterval(float(self.gammas[0]), float(self.gammas[-1]))
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """Gamma at a fractional step."""
+        step = t.to(torch.float64).clamp(0, len(self.gammas) - 1)
+        left = step.floor().long().clamp(max=len(self.gammas) - 2)
+        weight = step - left
+        return (1 - weight) * self.gammas[left] + weight * self.gammas[left + 1]
+
+    def t(self, gamma: Tensor) -> Tensor:
+        """Fractional step at gamma, held at the first and last step outside the table."""
+        value = gamma.to(torch.float64).clamp(self.gammas[0], self.gammas[-1])
+        right = torch.searchsorted(self.gammas, value.contiguous()).clamp(1, len(self.gammas) - 1)
+        left = right - 1
+        return left + (value - self.gammas[left]) / (self.gammas[right] - self.gammas[left])
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "linear": LinearSchedule,
+    "vp": VPSchedule,
+    "sub_vp": SubVPSchedule,
+    "cosine": CosineSchedule,
+    "flow": FlowSchedule,
+    "discrete": DiscreteSchedule,
+}
+"""Schedules by the name a spec or `wrap(clock=...)` gives them."""
+
+_UNIT_CLOCKS: dict[str, Clock] = {
+    "gamma": lambda gamma: gamma,
+    "log_snr": axis.log_snr,
+    "half_log_snr": axis.half_log_snr,
+    "edm_sigma": axis.edm_sigma,
+    "edm_c_noise": lambda gamma: gamma / 8,
+}
+
+
+def clock(name: str | Schedule, **parameters: float | Sequence[float] | Tensor) -> Clock:
+    """The function gamma [B] -> noise level [B] that a network is called with.
+
+    Args:
+        name: a unit ("gamma", "log_snr", "half_log_snr", "edm_sigma", "edm_c_noise" = log(edm_sigma)/4 of EDM), the name
+            of a schedule in `SCHEDULES`, whose t is then the noise level, or a `Schedule`.
+        parameters: of the named schedule, e.g. `alphas_cumprod=...` or `beta_min=0.1`.
+
+    Raises:
+        SpecError: when the name is unknown or the parameters are not the schedule's.
+    """
+    if isinstance(name, Schedule):
+        return name.t
+    if name in _UNIT_CLOCKS and not parameters:
+        return _UNIT_CLOCKS[name]
+    if name in SCHEDULES:
+        try:
+            return SCHEDULES[name](**parameters).t
+        except TypeError as error:
+            raise SpecError(f"clock {name!r}: {error}") from None
+    known = (*_UNIT_CLOCKS, *SCHEDULES)
+    if name in known:
+        raise SpecError(f"clock {name!r} takes no parameters, got {', '.join(parameters)}")
+    raise SpecError(f"unknown clock {name!r}{suggestion(name, known)}; known: {', '.join(known)}")

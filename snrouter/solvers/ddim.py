@@ -1,0 +1,77 @@
+"""DDIM (arXiv 2010.02502, eq. 12), on a grid uniform in gamma.
+
+    z_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std noise,    std = stochasticity sigma_s sqrt(-expm1(gamma_s - gamma_t)).
+
+Its stochasticity is called eta in the paper of DDIM; 0 is the deterministic sampler, 1 is ancestral sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snrouter.draws import Draws
+from snrouter.errors import SpecError
+from snrouter.experts.base import Expert
+from snrouter.gamma import GammaInterval, alpha, sigma
+from snrouter.gamma import interval as as_interval
+from snrouter.solvers import grids
+from snrouter.solvers.base import Direction, Progress, Solution, Solver, Tally, sample_indices, smooth_pieces
+
+
+@dataclass(frozen=True)
+class DDIM(Solver):
+    """First-order steps uniform in gamma, each made by the expert that owns its piece.
+
+    Args:
+        steps: number of steps (a seam adds one).
+        stochasticity: 0 (deterministic, can encode) to 1 (ancestral).
+    """
+
+    steps: int = 50
+    stochasticity: float = 0.0
+
+    def __post_init__(self) -> None:
+        grids.check_steps(self.steps)
+        if not 0 <= self.stochasticity <= 1:
+            raise SpecError(f"stochasticity: expected a number between 0 and 1, got {self.stochasticity:g}")
+
+    @torch.no_grad()
+    def solve(
+        self,
+        expert: Expert,
+        z: Tensor,
+        interval: GammaInterval | tuple[float, float],
+        *,
+        indices: Sequence[int] | None = None,
+        condition: Tensor | None = None,
+        seed: int = 0,
+        direction: Direction = "sample",
+        progress: Progress | None = None,
+    ) -> Solution:
+        """Step along the grid; the noise of sample i at step j is keyed by (seed, i, j)."""
+        if direction != "sample" and self.stochasticity:
+            raise SpecError("a stochastic DDIM cannot encode; set stochasticity: 0")
+        bounds = as_interval(interval)
+        grid = grids.uniform(bounds, self.steps)
+        keys, draws, tally, number = sample_indices(z, indices), Draws(seed), Tally(), 0
+        for piece in smooth_pieces(expert, bounds, direction):
+            nodes = grids.split(grid, piece.lo, piece.hi)
+            nodes = nodes if direction == "encode" else nodes[::-1]
+            for t, s in zip(nodes, nodes[1:], strict=False):
+                prediction = piece.expert(z, t, condition)
+                tally.add(prediction.calls)
+                std = self.stochasticity * sigma(s) * math.sqrt(-math.expm1(s - t)) if self.stochasticity else 0.0
+                kept = math.sqrt(sigma(s) ** 2 - std**2)
+                z = alpha(s) * prediction.x_hat + kept * prediction.eps_hat
+                if std:
+                    z = z + std * draws.normal("ancestral", keys, z.shape[1:], draw=number).to(z)
+                number += 1
+                if progress is not None:
+                    done = bounds.eta(s)
+                    progress(done if direction == "encode" else 1 - done)
+        return Solution(z, *tally.per_sample(len(z)))

@@ -1,0 +1,165 @@
+"""Sampling: initial noise, a solver, and the named final step from z_0 to an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from snrouter.data.base import from_levels, to_levels
+from snrouter.draws import Draws
+from snrouter.errors import SpecError
+from snrouter.experts.base import Expert
+from snrouter.gamma import GammaInterval, alpha, edm_sigma, sigma
+from snrouter.gamma import interval as as_interval
+from snrouter.solvers.base import Progress, Solution, Solver
+from snrouter.solvers.ode import ODE
+
+Final = Literal["decode", "sample", "denoise", "none"]
+"""decode: the level nearest to z_0/alpha_0, the argmax of p(x | z_0); sample: a level drawn from p(x | z_0); denoise: x_hat at
+gamma_min, one more network call; none: z_0/alpha_0."""
+
+
+def sample(
+    expert: Expert,
+    n: int,
+    shape: Sequence[int],
+    interval: GammaInterval | tuple[float, float],
+    solver: Solver | None = None,
+    seed: int = 0,
+    *,
+    indices: Sequence[int] | None = None,
+    condition: Tensor | None = None,
+    final: Final = "decode",
+    levels: int = 256,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    progress: bool | Progress = False,
+) -> Solution:
+    """Draw n images.
+
+    Args:
+        expert: a single expert or a route.
+        n: how many.
+        shape: of one image, e.g. (3, 32, 32).
+        interval: (gamma_min, gamma_max); starts from N(0, sigma_max^2 I) as the paper does.
+        solver: `ODE()` when left out.
+        seed: sample i is the same for any batch size, order or device count, up to rounding.
+        indices: which samples to draw, n of them; 0 ... n - 1 when left out.
+        condition: one row a sample, [n, ...], passed to the expert.
+        final: how z_0 becomes an image.
+        levels: number of levels L, for "decode" and "sample".
+        batch_size: samples solved together; all when left out.
+        dtype: of the states.
+        device: of the states; the expert's when left out.
+        progress: show a progress bar, or a function to tell the fraction done.
+
+    Returns:
+        A `Solution` with `z` [n, *shape] at gamma_min and the images as `x`.
+
+    Raises:
+        SpecError: for n < 1 or indices and condition of another length.
+        SupportError: when the interval leaves the expert's support.
+        NonFiniteError: when an expert returns NaN or infinity.
+    """
+    if n < 1:
+        raise SpecError(f"n: expected at least 1 sample, got {n}")
+    bounds, solver = as_interval(interval), solver or ODE()
+    indices = range(n) if indices is None else indices
+    for what, rows in (("indices", indices), ("condition", condition)):
+        if rows is not None and len(rows) != n:
+            raise SpecError(f"{what}: expected {n}, one per sample; got {len(rows)}")
+    size = batch_size or n
+    if size < 1:
+        raise SpecError(f"batch_size: expected at least 1, got {size}")
+    device = device or next((p.device for p in expert.parameters()), torch.device("cpu"))
+    parts = []
+    with _bar(progress) as tell:
+        for start in range(0, n, size):
+            keys = indices[start : start + size]
+            noise = Draws(seed).normal("initial", keys, shape)
+            z = (sigma(bounds.gamma_max) * noise).to(device=device, dtype=dtype)
+            part_condition = None if condition is None else condition[start : start + size]
+            solution = solver.solve(
+                expert,
+                z,
+                bounds,
+                indices=keys,
+                condition=part_condition,
+                seed=seed,
+                progress=lambda fraction, start=start, rows=len(keys): tell((start + fraction * rows) / n),  # type: ignore[misc]
+            )
+            parts.append(finish(expert, solution, bounds, final, levels, keys, part_condition, seed))
+    return _join(parts)
+
+
+def finish(
+    expert: Expert,
+    solution: Solution,
+    bounds: GammaInterval,
+    final: Final,
+    levels: int,
+    indices: Sequence[int],
+    condition: Tensor | None = None,
+    seed: int = 0,
+) -> Solution:
+    """Add the images: the final step from z_0 [B, ...] at gamma_min to x in [-1, 1]."""
+    z = solution.z
+    if final == "denoise":
+        lowest = next(iter(expert.pieces(*bounds))).expert
+        with torch.no_grad():
+            prediction = lowest(z, bounds.gamma_min, condition)
+        each = dict(solution.nfe_per_expert)
+        for name, rows in prediction.calls.items():
+            each[name or "expert"] = each.get(name or "expert", 0.0) + rows / len(z)
+        return solution._replace(x=prediction.x_hat, nfe=sum(each.values()), nfe_per_expert=each)
+    x = z / alpha(bounds.gamma_min)
+    if final == "none":
+        return solution._replace(x=x)
+    if final == "decode":
+        return solution._replace(x=from_levels(to_levels(x, levels), levels, z.dtype))
+    if final == "sample":
+        # Gumbel-max over the levels, pixel by pixel: an exact draw from the discretised softmax
+        centres = from_levels(torch.arange(levels, device=z.device), levels, torch.float64)
+        logits = -0.5 * ((x.double().unsqueeze(-1) - centres) / edm_sigma(bounds.gamma_min)) ** 2
+        uniform = Draws(seed).uniform("decode", indices, (*z.shape[1:], levels)).to(z.device)
+        gumbel = -(-uniform.clamp_min(math.ulp(0.0)).log()).log()
+        return solution._replace(x=from_levels((logits + gumbel).argmax(-1), levels, z.dtype))
+    raise SpecError(f"final: expected decode, sample, denoise or none, got {final!r}")
+
+
+def _join(parts: list[Solution]) -> Solution:
+    rows = [len(part.z) for part in parts]
+    names = sorted({name for part in parts for name in part.nfe_per_expert})
+    each = {
+        name: sum(part.nfe_per_expert.get(name, 0.0) * count for part, count in zip(parts, rows, strict=True)) / sum(rows)
+        for name in names
+    }
+    images = [part.x for part in parts if part.x is not None]
+    return Solution(torch.cat([part.z for part in parts]), sum(each.values()), each, parts[0].status, torch.cat(images))
+
+
+class _bar:
+    """A Rich progress bar on standard error, a caller's function, or nothing."""
+
+    def __init__(self, progress: bool | Progress) -> None:
+        self.progress = progress
+
+    def __enter__(self) -> Progress:
+        if self.progress is True:
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(console=Console(stderr=True), transient=True)
+            self.bar.start()
+            task = self.bar.add_task("sampling", total=1.0)
+            return lambda fraction: self.bar.update(task, completed=fraction)
+        return self.progress or (lambda fraction: None)
+
+    def __exit__(self, *error: object) -> None:
+        if self.progress is True:
+            self.bar.stop()
