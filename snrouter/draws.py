@@ -32,21 +32,15 @@ class Draws:
             raise SpecError(f"seed: expected an integer between 0 and 2^64 - 1, got {seed}")
         self.seed = seed
 
-    def normal(
-        self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0
-    ) -> Tensor:
+    def normal(self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0) -> Tensor:
         """Standard normal draws, float64 [len(indices), *shape]."""
         return self._fill(np.random.Generator.standard_normal, purpose, indices, shape, draw, stage)
 
-    def uniform(
-        self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0
-    ) -> Tensor:
+    def uniform(self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0) -> Tensor:
         """Uniform draws in [0, 1), float64 [len(indices), *shape]."""
         return self._fill(np.random.Generator.random, purpose, indices, shape, draw, stage)
 
-    def rademacher(
-        self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0
-    ) -> Tensor:
+    def rademacher(self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0) -> Tensor:
         """Draws of -1 or +1 with equal probability, float64 [len(indices), *shape]."""
         return torch.where(self.uniform(purpose, indices, shape, draw=draw, stage=stage) < 0.5, -1.0, 1.0).double()
 

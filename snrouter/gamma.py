@@ -177,11 +177,14 @@ def position(value: float | Mapping[str, float], run: tuple[float, float] | None
     example = "e.g. {eta: 0.4} or {edm_sigma: 2.0}"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = {"gamma": value}
-    if not isinstance(value, Mapping) or len(value) != 1:
+    if not isinstance(value, Mapping) or not value:
         raise SpecError(f"expected a number (a gamma) or one of {', '.join(UNITS)}, {example}; got {value!r}")
+    for unit in value:
+        if unit not in UNITS:
+            raise SpecError(f"unknown unit {unit!r}{suggestion(str(unit), UNITS)}; {example}")
+    if len(value) > 1:
+        raise SpecError(f"expected one unit, {example}; got {', '.join(value)}")
     ((unit, number),) = value.items()
-    if unit not in UNITS:
-        raise SpecError(f"unknown unit {unit!r}{suggestion(str(unit), UNITS)}; {example}")
     if not isinstance(number, (int, float)) or isinstance(number, bool) or not math.isfinite(number):
         raise SpecError(f"{unit}: expected a finite number, got {number!r}")
     if unit == "eta":
@@ -211,17 +214,14 @@ def _validate_position(value: Any, info: ValidationInfo) -> float:
     return position(value, (info.context or {}).get("interval"))
 
 
-_POSITION_SCHEMA = {
+POSITION_SCHEMA = {
     "anyOf": [
         {"type": "number", "description": "a gamma"},
-        *(
-            {"type": "object", "properties": {u: {"type": "number"}}, "required": [u], "additionalProperties": False}
-            for u in UNITS
-        ),
+        *({"type": "object", "properties": {u: {"type": "number"}}, "required": [u], "additionalProperties": False} for u in UNITS),
     ],
     "description": "a position on the noise axis",
 }
+"""JSON schema of a position."""
 
-Gamma = Annotated[float, BeforeValidator(_validate_position), WithJsonSchema(_POSITION_SCHEMA)]
+Gamma = Annotated[float, BeforeValidator(_validate_position), WithJsonSchema(POSITION_SCHEMA)]
 """A float holding a gamma, which a spec may write in any unit of `UNITS`."""
-

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -45,9 +45,7 @@ from snrouter.recipe import Recipe
 from snrouter.schedules import Clock, Schedule, clock
 
 
-def train(
-    recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool = True, accelerator: str = "auto"
-) -> dict[str, Any]:
+def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool = True, accelerator: str = "auto") -> dict[str, Any]:
     """Train a network and write its checkpoint and card.
 
     Two trainings of one recipe on one machine, with as many threads, write the same bits. The caller's random state
@@ -123,8 +121,12 @@ class _Objective(nn.Module, ABC):
 
 
 class _Classification(_Objective):
+    def __init__(self, network: nn.Module, label_smoothing: float) -> None:
+        super().__init__(network)
+        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
     def loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return nn.functional.cross_entropy(self.network(images), labels)  # type: ignore[arg-type] # checked before
+        return cast(Tensor, self.cross_entropy(self.network(images), labels))
 
 
 class _EDM(_Objective):
@@ -265,7 +267,7 @@ def _objective(recipe: Recipe, data: ImageData) -> _Objective:
     if data.labels is None and (recipe.type == "classifier" or getattr(network, "classes", False)):
         raise DataError(f"dataset {data.name} has no labels, which this recipe needs; give labelled data")
     if recipe.type == "classifier":
-        return _Classification(network)
+        return _Classification(network, recipe.label_smoothing)
     support = axis.interval(recipe.support)  # type: ignore[arg-type] # the recipe's own check
     if recipe.type == "edm":
         return _EDM(network, recipe, support)
@@ -305,9 +307,7 @@ def _batches(recipe: Recipe, data: ImageData) -> DataLoader[tuple[Tensor, ...]]:
         num_samples=recipe.steps * recipe.batch_size,
         generator=torch.Generator().manual_seed(recipe.seed),
     )
-    return DataLoader(
-        TensorDataset(*tensors), sampler=BatchSampler(order, recipe.batch_size, drop_last=True), batch_size=None
-    )
+    return DataLoader(TensorDataset(*tensors), sampler=BatchSampler(order, recipe.batch_size, drop_last=True), batch_size=None)
 
 
 @contextmanager

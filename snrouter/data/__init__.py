@@ -1,0 +1,1 @@
+"""Images by name, from libraries or local files."""

@@ -40,8 +40,7 @@ def check_images(images: Tensor, levels: int | None, source: str = "images") -> 
     lo, hi = float(images.min()), float(images.max())
     if lo < -1 or hi > 1:
         raise DataError(
-            f"{source}: pixels span [{lo:g}, {hi:g}], expected [-1, 1]; "
-            f"map level k of {levels} to 2 (k + 1/2)/{levels} - 1"
+            f"{source}: pixels span [{lo:g}, {hi:g}], expected [-1, 1]; map level k of {levels} to 2 (k + 1/2)/{levels} - 1"
         )
     offset = float((images.double() - from_levels(to_levels(images, levels), levels, torch.float64)).abs().max())
     if offset > 1e-3 / levels + 1e-6:

@@ -1,0 +1,1 @@
+"""Experts: anything that reads noise and image off a noisy state."""

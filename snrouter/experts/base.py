@@ -108,8 +108,7 @@ class Expert(nn.Module, ABC):
                 f"narrow the interval, move the switch, or set allow_extrapolation: true for this expert"
             )
         warnings.warn(
-            f"expert {self.name!r} runs up to {excess:.2g} in gamma beyond its support {self.support} "
-            f"(allow_extrapolation is set)",
+            f"expert {self.name!r} runs up to {excess:.2g} in gamma beyond its support {self.support} (allow_extrapolation is set)",
             stacklevel=3,
         )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,7 @@ def read_tensors(checkpoint: Path, card: Mapping[str, Any]) -> dict[str, Tensor]
         ) from None
 
 
-def load_network(
-    checkpoint: str | Path, network: nn.Module | None = None
-) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
+def load_network(checkpoint: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
     """Build the network of a checkpoint and fill it.
 
     Args:
@@ -118,10 +115,10 @@ def save_checkpoint(
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = checkpoint.with_suffix(".partial")
         save_file(tensors, temporary)
-        os.replace(temporary, checkpoint)
+        temporary.replace(checkpoint)
         full = {"format": 1, **card, "sha256": sha256(checkpoint)}
         temporary.write_text(json.dumps(full, indent=2) + "\n")
-        os.replace(temporary, card_path(checkpoint))
+        temporary.replace(card_path(checkpoint))
     except OSError as error:
         raise OutputError(f"checkpoint {checkpoint}: cannot be written ({error}); choose another folder") from None
     return full

@@ -57,7 +57,7 @@ class NetworkExpert(Expert):
 
     def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """One call of the network."""
-        self.require(float(gamma.min()), float(gamma.max()))
+        self.require(*map(float, gamma.detach().aminmax()))
         own = gamma + 2 * math.log(self.data_scale)
         scale = self.data_scale * alpha(own) / alpha(gamma)
         c_in, a, b, c, d = self.parameterization(own)

@@ -80,9 +80,7 @@ def edm(gamma: Tensor, sigma_data: float = 0.5) -> Coefficients:
     s, al = edm_sigma(gamma), alpha(gamma)
     total = s**2 + sigma_data**2
     root = total.sqrt()
-    return Coefficients(
-        1 / (al * root), s / (total * al), -sigma_data / root, sigma_data**2 / (total * al), s * sigma_data / root
-    )
+    return Coefficients(1 / (al * root), s / (total * al), -sigma_data / root, sigma_data**2 / (total * al), s * sigma_data / root)
 
 
 PARAMETERIZATIONS: dict[str, Parameterization] = {

@@ -1,0 +1,1 @@
+"""Extension by entry points; imports nothing of ours but errors."""

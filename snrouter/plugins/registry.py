@@ -71,9 +71,7 @@ class Registry:
         for entry in self._entries.get(bare, []):
             if not package or _package(entry) == package:
                 return entry
-        raise SpecError(
-            f"unknown {self.kind} type {name!r}{suggestion(name, self.names())}; known: {', '.join(self.names())}"
-        )
+        raise SpecError(f"unknown {self.kind} type {name!r}{suggestion(name, self.names())}; known: {', '.join(self.names())}")
 
     def get(self, name: str) -> Any:
         """The registered object: a class or function whose keyword parameters are its spec keys.

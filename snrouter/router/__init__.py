@@ -1,0 +1,1 @@
+"""Routes: which expert runs at which noise level."""

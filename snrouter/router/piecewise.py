@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,7 +66,7 @@ class Piecewise(GammaPolicy):
                 f"route has a gap: no expert above gamma={last.up_to:g}; leave up_to out of the last piece, or add one"
             )
         switches = self.route[1]
-        for below, above in zip(switches, switches[1:], strict=False):
+        for below, above in itertools.pairwise(switches):
             if above <= below:
                 raise SpecError(f"pieces: up_to must ascend from least noise to most, got {below:g} then {above:g}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -86,12 +87,12 @@ class RoutedExpert(Expert):
     def pieces(self, lo: float, hi: float) -> Iterator[Piece]:
         """Smooth pieces, each with the route that holds on it, both ends included."""
         edges = [lo, *(seam for seam in self.policy.seams if lo < seam < hi), hi]
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in itertools.pairwise(edges):
             policy = self.policy.restrict(start, end)
             names = {name: self.expert(name) for name in policy.experts}
             inner = {seam for expert in names.values() for seam in expert.seams if start < seam < end}
             cuts = [start, *sorted(inner), end]
-            for low, high in zip(cuts, cuts[1:], strict=False):
+            for low, high in itertools.pairwise(cuts):
                 held = {name: next(iter(expert.pieces(low, high))).expert for name, expert in names.items()}
                 yield Piece(low, high, RoutedExpert(held, policy, self.name))
 

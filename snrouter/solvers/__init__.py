@@ -1,0 +1,1 @@
+"""Moving states along the axis: samplers and integrators."""

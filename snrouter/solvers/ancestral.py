@@ -7,6 +7,7 @@ From gamma_t to gamma_s < gamma_t, with c = -expm1(gamma_s - gamma_t):
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Ancestral(Solver):
         smooth_pieces(expert, bounds, direction)
         keys, draws, tally = sample_indices(z, indices), Draws(seed), Tally()
         grid = grids.uniform(bounds, self.steps)[::-1]
-        for number, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+        for number, (t, s) in enumerate(itertools.pairwise(grid)):
             prediction = expert(z, t, condition)
             tally.add(prediction.calls)
             c = -math.expm1(s - t)

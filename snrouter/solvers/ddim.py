@@ -1,12 +1,14 @@
 """DDIM (arXiv 2010.02502, eq. 12), on a grid uniform in gamma.
 
-    z_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std noise,    std = stochasticity sigma_s sqrt(-expm1(gamma_s - gamma_t)).
+    z_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std noise,
+    std = stochasticity sigma_s sqrt(-expm1(gamma_s - gamma_t)).
 
 Its stochasticity is called eta in the paper of DDIM; 0 is the deterministic sampler, 1 is ancestral sampling.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +64,7 @@ class DDIM(Solver):
         for piece in smooth_pieces(expert, bounds, direction):
             nodes = grids.split(grid, piece.lo, piece.hi)
             nodes = nodes if direction == "encode" else nodes[::-1]
-            for t, s in zip(nodes, nodes[1:], strict=False):
+            for t, s in itertools.pairwise(nodes):
                 prediction = piece.expert(z, t, condition)
                 tally.add(prediction.calls)
                 std = self.stochasticity * sigma(s) * math.sqrt(-math.expm1(s - t)) if self.stochasticity else 0.0

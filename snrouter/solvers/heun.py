@@ -8,6 +8,7 @@ Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class _RhoGrid(Solver):
             nodes = grids.split(grid, piece.lo, piece.hi)
             nodes = nodes if direction == "encode" else nodes[::-1]
             y = z / alpha(nodes[0])
-            for here, there in zip(nodes, nodes[1:], strict=False):
+            for here, there in itertools.pairwise(nodes):
                 step = edm_sigma(there) - edm_sigma(here)
                 first = slope(y, here)
                 ahead = y + step * first

@@ -107,9 +107,7 @@ def integrate(
             options = {"grid_constructor": lambda func, y0, t, grid=grid: grid.to(t)}
             times = times.to(state[0].dtype)
         try:
-            solved = odeint(
-                function, state, times, rtol=method.rtol, atol=method.atol, method=method.name, options=options
-            )
+            solved = odeint(function, state, times, rtol=method.rtol, atol=method.atol, method=method.name, options=options)
         except AssertionError as error:
             raise SolverError(
                 f"{method.name} stopped on gamma in [{piece.lo:g}, {piece.hi:g}]: {error}; loosen rtol and atol, "

@@ -92,5 +92,3 @@ class ODE(Solver):
         pieces = smooth_pieces(expert, bounds, direction)
         (end,) = integrate(field, (z,), pieces, direction, self.controls(bounds), progress)
         return Solution(end, *tally.per_sample(len(z)))
-
-

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -84,15 +85,11 @@ def sample(
             noise = Draws(seed).normal("initial", keys, shape)
             z = (sigma(bounds.gamma_max) * noise).to(device=device, dtype=dtype)
             part_condition = None if condition is None else condition[start : start + size]
-            solution = solver.solve(
-                expert,
-                z,
-                bounds,
-                indices=keys,
-                condition=part_condition,
-                seed=seed,
-                progress=lambda fraction, start=start, rows=len(keys): tell((start + fraction * rows) / n),  # type: ignore[misc]
-            )
+
+            def told(fraction: float, start: int = start, rows: int = len(keys)) -> None:
+                tell((start + fraction * rows) / n)
+
+            solution = solver.solve(expert, z, bounds, indices=keys, condition=part_condition, seed=seed, progress=told)
             parts.append(finish(expert, solution, bounds, final, levels, keys, part_condition, seed))
     return _join(parts)
 
@@ -143,23 +140,15 @@ def _join(parts: list[Solution]) -> Solution:
     return Solution(torch.cat([part.z for part in parts]), sum(each.values()), each, parts[0].status, torch.cat(images))
 
 
-class _bar:
+@contextmanager
+def _bar(progress: bool | Progress) -> Iterator[Progress]:
     """A Rich progress bar on standard error, a caller's function, or nothing."""
+    if progress is not True:
+        yield progress or (lambda fraction: None)
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
 
-    def __init__(self, progress: bool | Progress) -> None:
-        self.progress = progress
-
-    def __enter__(self) -> Progress:
-        if self.progress is True:
-            from rich.console import Console
-            from rich.progress import Progress as Bar
-
-            self.bar = Bar(console=Console(stderr=True), transient=True)
-            self.bar.start()
-            task = self.bar.add_task("sampling", total=1.0)
-            return lambda fraction: self.bar.update(task, completed=fraction)
-        return self.progress or (lambda fraction: None)
-
-    def __exit__(self, *error: object) -> None:
-        if self.progress is True:
-            self.bar.stop()
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sampling", total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)

@@ -59,9 +59,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             _Level(coarse + fine, fine, width, dropout, blocks, attention=False) for fine, coarse in reversed(wider)
         )
-        self.leave = nn.Sequential(
-            _norm(channels[0]), nn.SiLU(), _zero(nn.Conv2d(channels[0], in_channels, 3, padding=1))
-        )
+        self.leave = nn.Sequential(_norm(channels[0]), nn.SiLU(), _zero(nn.Conv2d(channels[0], in_channels, 3, padding=1)))
 
     def forward(self, z: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """One evaluation.
@@ -72,7 +70,8 @@ class UNet(nn.Module):
         stride = 2 ** len(self.down)
         if z.shape[2] % stride or z.shape[3] % stride:
             raise SpecError(
-                f"this U-Net halves images {len(self.down)} times: got {list(z.shape[2:])}; pad or crop them"
+                f"this U-Net halves images {len(self.down)} times, got {list(z.shape[2:])}; "
+                f"expected sides divisible by {stride}: pad or crop them, or give fewer channels"
             )
         embedding = self.embed(_sinusoids(noise_level * self.noise_scale))
         if self.label is not None and condition is not None:

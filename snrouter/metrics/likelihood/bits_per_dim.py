@@ -128,9 +128,7 @@ def bits_per_dim(
                     names = ("prior", "reconstruction", "diffusion")
                     terms.append(dict(zip(names, bound[:3], strict=True)))
                 else:
-                    point = dequantize(
-                        dequantization, images, bounds.gamma_min, levels, draws, keys, r * samples + k, samples
-                    )
+                    point = dequantize(dequantization, images, bounds.gamma_min, levels, draws, keys, r * samples + k, samples)
                     density = log_density(
                         expert,
                         point.z,
@@ -165,18 +163,20 @@ def bits_per_dim(
         nfe=nfe,
         nfe_per_expert=each,
         parts=error_parts(values, "noise" if estimator == "vlb" else "dequantization", "probe") if repeats > 1 else None,
-        protocol={
-            "estimator": estimator,
-            "gamma_min": bounds.gamma_min,
-            "gamma_max": bounds.gamma_max,
-            "levels": None if continuous else levels,
-            "repeats": repeats,
-            **(
-                {"times": times, "steps": steps, "time_sampling": "stratified per image"}
-                if estimator == "vlb"
-                else _ode_protocol(dequantization, samples, solver, divergence, probes, probe_noise)
-            ),
-        },
+        protocol=protocol(
+            bounds,
+            estimator,
+            dequantization,
+            levels=levels,
+            solver=solver,
+            divergence=divergence,
+            probes=probes,
+            probe_noise=probe_noise,
+            importance_samples=samples,
+            times=times,
+            steps=steps,
+        )
+        | {"repeats": repeats, "seed": seed},
     )
 
 
@@ -194,14 +194,34 @@ def _combine(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {**mean, "importance": total - sum(mean.values(), torch.zeros(())), "total": total}
 
 
-def _ode_protocol(
-    dequantization: str, samples: int, solver: ODE, divergence: str, probes: int, probe_noise: str
+def protocol(
+    bounds: GammaInterval,
+    estimator: str,
+    dequantization: str,
+    *,
+    levels: int | None,
+    solver: ODE,
+    divergence: str,
+    probes: int,
+    probe_noise: str,
+    importance_samples: int,
+    times: int,
+    steps: int | None,
 ) -> dict[str, Any]:
+    """What must be said beside the number; arguments as in `bits_per_dim`."""
+    shared = {
+        "estimator": estimator,
+        "gamma_min": bounds.gamma_min,
+        "gamma_max": bounds.gamma_max,
+        "levels": None if dequantization == "none" else levels,
+    }
+    if estimator == "vlb":
+        return shared | {"times": times, "steps": steps, "time_sampling": "stratified per image"}
     hutchinson = divergence == "hutchinson"
-    return {
+    return shared | {
         "dequantization": dequantization,
-        "importance_samples": samples,
-        "biased": hutchinson and samples > 1,
+        "importance_samples": importance_samples,
+        "biased": hutchinson and importance_samples > 1,
         "divergence": divergence,
         "probes": probes if hutchinson else None,
         "probe_noise": probe_noise if hutchinson else None,

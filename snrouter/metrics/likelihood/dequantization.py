@@ -63,7 +63,14 @@ def truncated_normal(x: Tensor, gamma_0: float, levels: int, uniform: Tensor, cl
 
 
 def dequantize(
-    method: Dequantization, x: Tensor, gamma_0: float, levels: int, draws: Draws, indices: Sequence[int], draw: int, k: int
+    method: Dequantization,
+    x: Tensor,
+    gamma_0: float,
+    levels: int,
+    draws: Draws,
+    indices: Sequence[int],
+    draw: int,
+    k: int,
 ) -> Dequantized:
     """Dequantize images x [B, ...] by name; draw number `draw` of each index, `k` importance samples in all.
 

@@ -76,9 +76,7 @@ def log_density(
         SpecError: when the flow is not invertible, or an option is unknown.
     """
     if not expert.invertible:
-        raise SpecError(
-            "exact-ODE likelihood needs an invertible flow, and this route's weights jump in z; use estimator: vlb"
-        )
+        raise SpecError("exact-ODE likelihood needs an invertible flow, and this route's weights jump in z; use estimator: vlb")
     if divergence not in ("hutchinson", "exact") or probe_noise not in ("rademacher", "gaussian") or probes < 1:
         raise SpecError(
             f"expected divergence hutchinson or exact, probe_noise rademacher or gaussian, probes >= 1; "

@@ -1,0 +1,123 @@
+"""The `bpd` metric: bits/dim of the spec's data, by either estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from snrouter.errors import SpecError
+from snrouter.experts.base import Expert
+from snrouter.gamma import Gamma
+from snrouter.metrics.base import Context, DataMetric, Summary
+from snrouter.metrics.likelihood import Term, bits_per_dim
+from snrouter.metrics.likelihood.bits_per_dim import protocol
+from snrouter.metrics.likelihood.dequantization import Dequantization
+from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise
+from snrouter.solvers.ode import ODE
+
+
+@dataclass(frozen=True)
+class BitsPerDim(DataMetric):
+    """Bits/dim; lower is better. Arguments are those of `snrouter.bits_per_dim`.
+
+    Args:
+        estimator: "ode" or "vlb".
+        dequantization: "truncated_normal", "uniform" or "none".
+        images: how many of the data's images, the first ones; all when left out.
+        divergence: "hutchinson" or "exact".
+        probes: Hutchinson probes an image.
+        probe_noise: "rademacher" or "gaussian".
+        importance_samples: K.
+        gamma_0: start of the ODE's integral, when it is not gamma_min.
+        times: VLB times an image.
+        steps: T of the VLB's finite-step loss; continuous when left out.
+        solver: of the ODE, e.g. `{rtol: 1.0e-6}`; the spec's solver when that is an ODE, else `ODE()`.
+    """
+
+    estimator: Literal["ode", "vlb"] = "ode"
+    dequantization: Dequantization = "truncated_normal"
+    images: int | None = None
+    divergence: Divergence = "hutchinson"
+    probes: int = 1
+    probe_noise: ProbeNoise = "rademacher"
+    importance_samples: int = 1
+    gamma_0: Gamma | None = None
+    times: int = 128
+    steps: int | None = None
+    solver: ODE | None = None
+
+    def count(self, context: Context) -> int:
+        """The data's images, or the first `images` of them."""
+        available = len(context.need("data"))
+        if self.images is not None and not 1 <= self.images <= available:
+            raise SpecError(f"images: expected 1 to {available}, the size of the data; got {self.images}")
+        return self.images or available
+
+    def measure(
+        self, context: Context, expert: Expert, images: Tensor, indices: Sequence[int], condition: Tensor | None
+    ) -> dict[str, Tensor]:
+        """`values` and `term/...` in bits/dim, and network calls."""
+        estimate = bits_per_dim(
+            expert,
+            images,
+            context.bounds,
+            self.estimator,
+            self.dequantization,
+            context.seed,
+            levels=context.need("data").levels or 256,
+            solver=self._solver(context),
+            divergence=self.divergence,
+            probes=self.probes,
+            probe_noise=self.probe_noise,
+            importance_samples=self.importance_samples,
+            gamma_0=self.gamma_0,
+            times=self.times,
+            steps=self.steps,
+            indices=indices,
+            condition=condition,
+        )
+        rows = {"values": estimate.values}
+        rows |= {f"term/{name}": term.values for name, term in estimate.terms.items()}
+        for name, calls in estimate.nfe_per_expert.items():
+            rows[f"nfe/{name}"] = torch.full((len(images),), calls, dtype=torch.float64)
+        return rows
+
+    def summarise(self, context: Context, measured: Mapping[str, Tensor]) -> Summary:
+        """Mean over images."""
+        total = Term.of(measured["values"])
+        terms = {name.removeprefix("term/"): Term.of(v) for name, v in measured.items() if name.startswith("term/")}
+        columns: dict[str, Any] = {"estimator": self.estimator}
+        if self.estimator == "ode":
+            columns["dequantization"] = self.dequantization
+            columns["biased"] = self.importance_samples > 1 and self.divergence == "hutchinson"
+        return Summary(
+            value=total.value,
+            standard_error=total.standard_error,
+            influence=total.values - total.value,
+            columns=columns,
+            protocol=self._protocol(context),
+            terms={name: {"value": t.value, "standard_error": t.standard_error} for name, t in terms.items()},
+        )
+
+    def _solver(self, context: Context) -> ODE:
+        return self.solver or (context.solver if isinstance(context.solver, ODE) else ODE())
+
+    def _protocol(self, context: Context) -> dict[str, Any]:
+        bounds = context.bounds
+        return protocol(
+            bounds if self.gamma_0 is None else bounds._replace(gamma_min=self.gamma_0),
+            self.estimator,
+            self.dequantization,
+            levels=context.need("data").levels,
+            solver=self._solver(context),
+            divergence=self.divergence,
+            probes=self.probes,
+            probe_noise=self.probe_noise,
+            importance_samples=self.importance_samples,
+            times=self.times,
+            steps=self.steps,
+        )

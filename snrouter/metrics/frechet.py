@@ -1,0 +1,103 @@
+"""The `fid` metric: the Frechet distance between Gaussians fitted to features of samples and of reference images.
+
+    d = |m - m_r|^2 + tr(C + C_r - 2 (C C_r)^(1/2)),
+
+in float64, covariances with n - 1. Its standard error is that of the linearised distance over samples, the reference held fixed:
+sample i has the influence 2 (m - m_r).(f_i - m) + (f_i - m)^T G (f_i - m) - tr(G C), with G = dd/dC. The distance is biased
+upward by a finite sample; compare at equal n.
+
+Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from snrouter.errors import CheckpointError, SpecError
+from snrouter.experts.checkpoints import load_network, sha256
+from snrouter.experts.networks.classifier import Classifier
+from snrouter.metrics.base import Context, SampleMetric, Summary
+from snrouter.metrics.likelihood.estimate import standard_error
+
+FEATURE_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Frechet(SampleMetric):
+    """Frechet distance of samples to the spec's `reference` images; lower is better.
+
+    Args:
+        samples: how many samples.
+        features: "classifier", the penultimate layer of the classifier in `checkpoint`.
+        checkpoint: its .safetensors file, with its card.
+    """
+
+    checkpoint: Path
+    samples: int = 2000
+    features: Literal["classifier"] = "classifier"
+
+    def count(self, context: Context) -> int:
+        """The samples asked for."""
+        if self.samples < 2:
+            raise SpecError(f"samples: expected at least 2 for a covariance, got {self.samples}")
+        return self.samples
+
+    def summarise(self, context: Context, measured: Mapping[str, Tensor]) -> Summary:
+        """The distance of the first `samples` images to all reference images."""
+        reference = context.need("reference")
+        wanted = _features(self.checkpoint, reference.images())
+        got = _features(self.checkpoint, measured["images"][: self.samples])
+        value, influence = frechet_distance(got, wanted)
+        return Summary(
+            value=value,
+            standard_error=standard_error(influence),
+            influence=influence,
+            columns={"features": self.features},
+            protocol={
+                "features_sha256": sha256(self.checkpoint),
+                "reference": reference.name,
+                "reference_n": len(reference),
+                "reference_sha256": reference.content_hash(),
+                "error": "linearised over samples, reference fixed",
+            },
+        )
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> tuple[float, Tensor]:
+    """Frechet distance between features [n, F] and reference features [m, F], and the influence [n] of each sample."""
+    features, reference = features.double(), reference.double()
+    mean, covariance = features.mean(0), features.T.cov()
+    wanted_mean, wanted = reference.mean(0), reference.T.cov()
+    root = _symmetric_power(wanted, 0.5)
+    inner = root @ covariance @ root
+    shift = mean - wanted_mean
+    cross = torch.linalg.eigvalsh(inner).clamp(min=0).sqrt().sum()
+    value = shift @ shift + covariance.trace() + wanted.trace() - 2 * cross
+    gradient = torch.eye(len(mean), dtype=torch.float64) - root @ _symmetric_power(inner, -0.5) @ root
+    centred = features - mean
+    influence = 2 * centred @ shift + ((centred @ gradient) * centred).sum(1) - (gradient * covariance).sum()
+    return float(value.clamp(min=0)), influence
+
+
+def _symmetric_power(matrix: Tensor, power: float) -> Tensor:
+    """Power of a symmetric positive semi-definite matrix; directions below rounding count as zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > values.max() * 1e-12
+    powered = torch.where(kept, values.clamp(min=1e-300) ** power, torch.zeros_like(values))
+    return cast(Tensor, vectors * powered @ vectors.T)
+
+
+def _features(checkpoint: Path, images: Tensor) -> Tensor:
+    network, card, _ = load_network(checkpoint)
+    if not isinstance(network, Classifier):
+        raise CheckpointError(f"checkpoint {checkpoint}: features need a classifier, got {card['network']['type']!r}")
+    network = network.double()
+    with torch.no_grad():
+        parts = [network.features(part.double().cpu()) for part in images.split(FEATURE_BATCH)]
+    return torch.cat(parts)

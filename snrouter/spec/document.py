@@ -1,0 +1,225 @@
+"""Document: a validated spec that builds the objects it names, with every error told by file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from snrouter.errors import SpecError, suggestion
+from snrouter.gamma import GammaInterval, interval, position
+from snrouter.plugins import entry_points as plugins
+from snrouter.plugins.registry import Registry
+from snrouter.spec.components import arguments_model, path_parameters
+from snrouter.spec.files import Location, Source, dotted
+from snrouter.spec.models import Component, MetricComponent, Spec
+
+AnyComponent = Component | MetricComponent
+
+
+class Document:
+    """A spec with where each of its keys came from; it builds the objects that the spec names.
+
+    Args:
+        raw: the merged mapping.
+        sources: where each location was written.
+    """
+
+    def __init__(self, raw: dict[str, Any], sources: Mapping[Location, Source]) -> None:
+        self.sources = sources
+        try:
+            self.spec = Spec.model_validate(raw)
+        except ValidationError as error:
+            raise SpecError("\n".join(self._explain(error, (), Spec.model_fields))) from None
+        self.bounds: GammaInterval = self._at(("interval",), lambda: interval(tuple(self.spec.interval.model_dump().values())))
+
+    # --- what the spec names -------------------------------------------------------------------------------------
+
+    def expert(self, name: str) -> Any:
+        """Load one expert."""
+        component = self.spec.experts[name]
+        return self._build(plugins.experts, component, ("experts", name), given={"name": name})
+
+    def policy(self) -> Any:
+        """The route's policy."""
+        policy = self._build(plugins.policies, self.spec.route, ("route",))
+        self._at(("route",), lambda: policy.check(self.spec.experts))
+        return policy
+
+    def solver(self) -> Any:
+        """The solver."""
+        return self._build(plugins.solvers, self.spec.solver, ("solver",))
+
+    def dataset(self, which: Literal["data", "reference"]) -> Any:
+        """The data or the reference, or None when the spec gives none."""
+        component: Component | None = getattr(self.spec, which)
+        return None if component is None else self._build(plugins.datasets, component, (which,))
+
+    def metrics(self) -> list[Any]:
+        """The metrics of `evaluate`, in order."""
+        return [self._build(plugins.metrics, c, ("evaluate", i)) for i, c in enumerate(self.spec.evaluate)]
+
+    def switches(self) -> list[float]:
+        """The sweep's switches as gammas.
+
+        Raises:
+            SpecError: when the spec has no sweep.
+        """
+        if self.spec.sweep is None or not self.spec.sweep.switches:
+            raise SpecError(f"{self._where(())}: nothing to sweep; add e.g. sweep: {{switches: [{{eta: 0.1}}, {{eta: 0.2}}]}}")
+        return [
+            self._at(("sweep", "switches", i), lambda value=value: position(value, self.bounds))  # type: ignore[misc]
+            for i, value in enumerate(self.spec.sweep.switches)
+        ]
+
+    def check(self) -> None:
+        """Check every component's arguments without loading weights or data.
+
+        Raises:
+            SpecError: with every fault found, a line each.
+            PluginError: when a plugin that the spec needs cannot be imported.
+        """
+        faults = []
+        for registry, component, location in self._components():
+            try:
+                self._arguments(registry, component, location)
+            except SpecError as error:
+                faults.append(str(error))
+        if faults:
+            raise SpecError("\n".join(faults))
+        self.policy(), self.solver(), self.metrics()
+        if self.spec.sweep is not None:
+            self.switches()
+
+    def with_route(self, route: Mapping[str, Any]) -> Document:
+        """The same spec with another route, e.g. `{"type": "single", "expert": "quality"}`."""
+        raw = self.dump() | {"route": dict(route)}
+        return Document(raw, {loc: source for loc, source in self.sources.items() if loc[:1] != ("route",)})
+
+    def dump(self) -> dict[str, Any]:
+        """The spec as plain data, paths made absolute, ready to be written and run again."""
+        raw = self.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        for registry, component, location in self._components():
+            for name in path_parameters(registry.get(component.name)):
+                if name in component.arguments:
+                    holder: Any = raw
+                    for step in location:
+                        holder = holder[step]
+                    holder[name] = str(self._resolve(component.arguments[name], (*location, name)))
+        return raw
+
+    def identity(self, registry: Registry, component: AnyComponent, location: Location) -> dict[str, Any]:
+        """A component as plain data that names files by the hash of their content rather than by path."""
+        arguments = dict(component.arguments)
+        for name in path_parameters(registry.get(component.name)):
+            if name in arguments:
+                path = self._resolve(arguments[name], (*location, name))
+                arguments[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
+        return {component.key: component.name, **arguments}
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _components(self) -> Iterator[tuple[Registry, AnyComponent, Location]]:
+        spec = self.spec
+        for name, expert in spec.experts.items():
+            yield plugins.experts, expert, ("experts", name)
+        yield plugins.policies, spec.route, ("route",)
+        yield plugins.solvers, spec.solver, ("solver",)
+        if spec.data is not None:
+            yield plugins.datasets, spec.data, ("data",)
+        if spec.reference is not None:
+            yield plugins.datasets, spec.reference, ("reference",)
+        for i, metric in enumerate(spec.evaluate):
+            yield plugins.metrics, metric, ("evaluate", i)
+
+    def _where(self, location: Location) -> str:
+        for end in range(len(location), -1, -1):
+            if location[:end] in self.sources:
+                return str(self.sources[location[:end]])
+        return "spec"
+
+    def _at(self, location: Location, make: Callable[[], Any]) -> Any:
+        """Call, and let a spec error say where it is."""
+        try:
+            return make()
+        except SpecError as error:
+            if self._where(()) in str(error):
+                raise
+            raise type(error)(f"{self._where(location)} {dotted(location)}: {error}") from None
+
+    def _resolve(self, path: str | Path, location: Location) -> Path:
+        for end in range(len(location), -1, -1):
+            if location[:end] in self.sources:
+                return (self.sources[location[:end]].folder / path).resolve()
+        return Path(path).resolve()
+
+    def _arguments(self, registry: Registry, component: AnyComponent, location: Location) -> dict[str, Any]:
+        target = self._at((*location, component.key), lambda: registry.get(component.name))
+        model = arguments_model(target, component.name)
+        try:
+            checked = model.model_validate(component.arguments, context={"interval": self.bounds})
+        except ValidationError as error:
+            raise SpecError("\n".join(self._explain(error, location, model.model_fields))) from None
+        values = {name: getattr(checked, name) for name in checked.model_fields_set}
+        for name in path_parameters(target):
+            if values.get(name) is not None:
+                values[name] = self._resolve(values[name], (*location, name))
+        return values
+
+    def _build(
+        self,
+        registry: Registry,
+        component: AnyComponent,
+        location: Location,
+        given: Mapping[str, Any] | None = None,
+    ) -> Any:
+        values = self._arguments(registry, component, location)
+        target = registry.get(component.name)
+        accepted = inspect.signature(target).parameters
+        extra = {name: value for name, value in (given or {}).items() if name in accepted}
+        return self._at(location, lambda: target(**values, **extra))
+
+    def _explain(self, error: ValidationError, prefix: Location, fields: Mapping[str, Any]) -> list[str]:
+        lines = []
+        for fault in error.errors(include_url=False):
+            location = (*prefix, *(part for part in fault["loc"] if part not in ("function-before", "tuple", "float")))
+            kind = fault["type"]
+            if kind == "extra_forbidden":
+                known = list(fields) if len(fault["loc"]) == 1 else []
+                what = f"unknown key{suggestion(str(location[-1]), known)}"
+                what += f"; known: {', '.join(known)}" if known else ""
+                example = _EXAMPLES.get(_close(str(location[-1]), known))
+                what += f"; e.g. {example}" if example else ""
+            elif kind == "missing":
+                example = _EXAMPLES.get(str(location[-1]))
+                what = "missing" + (f"; e.g. {example}" if example else "; add it")
+            elif kind == "value_error":
+                what = str(fault["ctx"]["error"])
+            else:
+                what = f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+            lines.append(f"{self._where(location)} {dotted(location)}: {what}")
+        return lines
+
+
+_EXAMPLES = {
+    "experts": "experts: {quality: {type: edm, checkpoint: edm.safetensors}}",
+    "route": "route: {type: threshold, low: likelihood, high: quality, switch: {eta: 0.4}}",
+    "switch": "switch: {eta: 0.4}",
+    "interval": "interval: {gamma_min: -13.3, gamma_max: 5.0}",
+    "solver": "solver: {type: ode, rtol: 1.0e-5, atol: 1.0e-5}",
+    "data": "data: {type: digits, split: test}",
+    "evaluate": "evaluate: [{metric: bpd, estimator: vlb}]",
+    "sweep": "sweep: {switches: [{eta: 0.1}, {eta: 0.2}]}",
+    "checkpoint": "checkpoint: model.safetensors",
+    "type": "type: threshold",
+    "metric": "metric: bpd",
+}
+
+
+def _close(word: str, known: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")

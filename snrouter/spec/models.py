@@ -1,0 +1,95 @@
+"""What a spec may say: frozen models that forbid unknown keys."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from snrouter.gamma import POSITION_SCHEMA
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Component(BaseModel):
+    """A plugin by its type, and its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    key: ClassVar[str] = "type"
+    type: str
+
+    @property
+    def name(self) -> str:
+        """The registered name, or `package:name`."""
+        return self.type
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but the type."""
+        return dict(self.model_extra or {})
+
+
+class MetricComponent(BaseModel):
+    """A metric by its name, and its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    key: ClassVar[str] = "metric"
+    metric: str
+
+    @property
+    def name(self) -> str:
+        """The registered name, or `package:name`."""
+        return self.metric
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class Bounds(_Model):
+    """The run's interval of gamma."""
+
+    gamma_min: float = -13.3
+    gamma_max: float = 5.0
+
+
+class Sweep(_Model):
+    """Thresholds to compare."""
+
+    switches: tuple[Any, ...] = Field(
+        description="positions of the switch, e.g. [{eta: 0.1}, {eta: 0.2}]",
+        json_schema_extra={"items": POSITION_SCHEMA},
+    )
+    singles: bool = Field(default=True, description="also evaluate each expert alone, on its own support")
+    quality_tolerance: float = Field(
+        default=0.5,
+        ge=0,
+        description="the best route may exceed the lowest quality metric of the single experts by this much",
+    )
+
+
+class Spec(_Model):
+    """A declarative run."""
+
+    experts: dict[str, Component] = Field(description="experts by name")
+    route: Component = Field(description="which expert runs where")
+    interval: Bounds = Field(default=Bounds(), description="the run's [gamma_min, gamma_max], which eta refers to")
+    solver: Component = Field(default=Component(type="ode"), description="how samples are drawn")
+    final: Literal["decode", "sample", "denoise", "none"] = Field(default="decode", description="from z_0 to an image")
+    data: Component | None = Field(default=None, description="images that likelihoods are measured on")
+    reference: Component | None = Field(default=None, description="images that samples are compared with")
+    shape: tuple[int, ...] | None = Field(default=None, description="shape of a sample; the data's when left out")
+    condition: Literal["none", "labels"] = Field(
+        default="none", description="labels: data images get their own labels, sample i a label drawn from the data's"
+    )
+    evaluate: tuple[MetricComponent, ...] = Field(default=(), description="metrics to compute")
+    sweep: Sweep | None = Field(default=None, description="thresholds that `sweep` compares")
+    train: dict[str, dict[str, Any]] = Field(default_factory=dict, description="recipes that `train` runs, by name")
+    batch_size: int = Field(default=256, ge=1, description="images in a shard; adaptive solvers couple a shard's steps")
+    precision: Literal["float32", "float64"] = Field(default="float32", description="of networks and sampled states")
+    seed: int = Field(default=0, ge=0, lt=2**64, description="every draw is keyed by (seed, purpose, index)")
