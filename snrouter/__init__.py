@@ -1,1 +1,70 @@
-"""Merge pretrained diffusion models by routing between them along one shared noise axis."""
+"""Merge pretrained diffusion models by routing between them along one shared noise axis, sample, and measure.
+
+Names load on first use, so that importing the package imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snrouter.errors import SnrouterError as SnrouterError
+    from snrouter.experts.base import Expert as Expert
+    from snrouter.experts.generic import wrap as wrap
+    from snrouter.experts.load import load_expert as load_expert
+    from snrouter.gamma import GammaInterval as GammaInterval
+    from snrouter.gamma import position as position
+    from snrouter.metrics.likelihood import Estimate as Estimate
+    from snrouter.metrics.likelihood import bits_per_dim as bits_per_dim
+    from snrouter.router.base import Policy as Policy
+    from snrouter.router.piecewise import Piecewise as Piecewise
+    from snrouter.router.piecewise import Single as Single
+    from snrouter.router.piecewise import Stretch as Stretch
+    from snrouter.router.routed_expert import RoutedExpert as RoutedExpert
+    from snrouter.router.routed_expert import merge as merge
+    from snrouter.router.threshold import Threshold as Threshold
+    from snrouter.solvers.ancestral import Ancestral as Ancestral
+    from snrouter.solvers.base import Solution as Solution
+    from snrouter.solvers.base import Solver as Solver
+    from snrouter.solvers.ddim import DDIM as DDIM
+    from snrouter.solvers.heun import Euler as Euler
+    from snrouter.solvers.heun import Heun as Heun
+    from snrouter.solvers.ode import ODE as ODE
+    from snrouter.solvers.sample import sample as sample
+
+_HOMES = {
+    "Ancestral": "snrouter.solvers.ancestral",
+    "DDIM": "snrouter.solvers.ddim",
+    "Estimate": "snrouter.metrics.likelihood",
+    "Euler": "snrouter.solvers.heun",
+    "Expert": "snrouter.experts.base",
+    "GammaInterval": "snrouter.gamma",
+    "Heun": "snrouter.solvers.heun",
+    "ODE": "snrouter.solvers.ode",
+    "Piecewise": "snrouter.router.piecewise",
+    "Policy": "snrouter.router.base",
+    "RoutedExpert": "snrouter.router.routed_expert",
+    "Single": "snrouter.router.piecewise",
+    "SnrouterError": "snrouter.errors",
+    "Solution": "snrouter.solvers.base",
+    "Solver": "snrouter.solvers.base",
+    "Stretch": "snrouter.router.piecewise",
+    "Threshold": "snrouter.router.threshold",
+    "bits_per_dim": "snrouter.metrics.likelihood",
+    "load_expert": "snrouter.experts.load",
+    "merge": "snrouter.router.routed_expert",
+    "position": "snrouter.gamma",
+    "sample": "snrouter.solvers.sample",
+    "wrap": "snrouter.experts.generic",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'snrouter' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

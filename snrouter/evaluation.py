@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import time
@@ -37,11 +38,21 @@ from snrouter.metrics.likelihood.estimate import standard_error
 from snrouter.plugins import entry_points as plugins
 from snrouter.router.routed_expert import RoutedExpert
 from snrouter.search.frontier import best, frontier
+from snrouter.solvers.base import smooth_pieces
 from snrouter.solvers.sample import sample
 from snrouter.spec import Document
 
 FORMAT = 1
 """Version of results.json."""
+
+SHOWN = 16
+"""Samples a route that are kept in samples.safetensors for the report."""
+
+for _name in (
+    "lightning.pytorch",
+    "lightning.fabric",
+):  # keep its advice off the terminal; spawned processes import this too
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -147,7 +158,7 @@ def run(document: Document, out: Path, *, devices: int | str = 1, limit: int | N
         OutputError: when the folder cannot be written.
         SnrouterError: when an expert or solver fails; shards already written stay.
     """
-    return _evaluate(document, [_own_route(document)], out, devices, limit, progress)
+    return _evaluate(document, [own_route(document)], out, devices, limit, progress)
 
 
 def sweep(document: Document, out: Path, *, devices: int | str = 1, limit: int | None = None, progress: bool = True) -> Results:
@@ -173,14 +184,18 @@ def sweep(document: Document, out: Path, *, devices: int | str = 1, limit: int |
 
 
 def draw(document: Document, n: int, out: Path, *, devices: int | str = 1, progress: bool = True) -> Tensor:
-    """Draw n images [n, C, H, W] with the spec's route; arguments and errors as `run`."""
+    """Draw n images [n, C, H, W] with the spec's route into samples.safetensors; arguments and errors as `run`."""
     if n < 1:
         raise SpecError(f"n: expected at least 1 sample, got {n}")
-    worker = Worker([_own_route(document)])
+    route = own_route(document)
+    worker = Worker([route])
+    smooth_pieces(route_expert(route), route.bounds, "sample")
     job = worker.job("samples", 0, None, n)
     _prepare(out)
     _compute(worker, [job], out, devices, progress)
-    return _collect(job, document.spec.batch_size, out)["images"]
+    images = _collect(job, document.spec.batch_size, out)["images"]
+    save_shard(out / "samples.safetensors", {route.label: images})
+    return images
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -331,7 +346,8 @@ def _labels(data: ImageData | None) -> Tensor:
     return data.labels
 
 
-def _own_route(document: Document) -> Route:
+def own_route(document: Document) -> Route:
+    """The spec's route, on the spec's interval."""
     component, policy = document.spec.route, document.policy()
     columns: dict[str, Any] = {"route": component.name}
     label = component.name
@@ -551,8 +567,8 @@ def _evaluate(
     if limit is not None and limit < 1:
         raise SpecError(f"limit: expected at least 1, got {limit}")
     worker = Worker(routes, limit)
-    for route in routes:
-        _check_support(route)
+    for route in routes:  # refuse an impossible route before anything is computed
+        smooth_pieces(route_expert(route), route.bounds, "sample")
     jobs = worker.jobs()
     _prepare(out)
     _compute(worker, jobs, out, devices, progress)
@@ -564,12 +580,10 @@ def _evaluate(
     return results
 
 
-def _check_support(route: Route) -> None:
-    """Refuse an impossible route before anything is computed."""
+def route_expert(route: Route) -> RoutedExpert:
+    """Load the experts of a route and merge them."""
     policy = route.document.policy()
-    expert = RoutedExpert({name: route.document.expert(name) for name in policy.experts}, policy)
-    for piece in expert.pieces(*route.bounds):
-        piece.expert.require(piece.lo, piece.hi)
+    return RoutedExpert({name: route.document.expert(name) for name in policy.experts}, policy)
 
 
 def _summarise(
@@ -657,21 +671,24 @@ def _trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str,
 
 
 def write_results(results: Results) -> None:
-    """Write results.json, the resolved spec and the environment into the run's folder."""
+    """Write results.json, the resolved spec, the environment and the first samples of each route into the run's folder."""
     import yaml
+    from safetensors.torch import save
 
     out = results.folder
-    _write(out / "results.json", json.dumps(_plain(results.as_dict()), indent=2).encode())
+    if results.samples:
+        _write(out / "samples.safetensors", save({label: images[:SHOWN].contiguous() for label, images in results.samples.items()}))
+    _write(out / "results.json", json.dumps(plain(results.as_dict()), indent=2).encode())
     _write(out / "spec.yaml", yaml.safe_dump(results.document.dump(), sort_keys=False).encode())
     packages = {name: version(name) for name in ("snrouter", "torch", "lightning", "torchdiffeq", "scipy", "numpy")}
     environment = {"python": platform.python_version(), "platform": platform.platform(), "packages": packages}
     _write(out / "environment.json", json.dumps(environment, indent=2).encode())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN: a number that is none becomes null."""
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and not torch.isfinite(torch.tensor(value)) else value

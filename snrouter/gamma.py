@@ -121,9 +121,9 @@ class GammaInterval(NamedTuple):
         """gamma_max - gamma_min."""
         return self.gamma_max - self.gamma_min
 
-    def at(self, eta: float) -> float:
-        """The gamma at the fraction `eta` of the interval (paper eq. 9): gamma_min + eta (gamma_max - gamma_min)."""
-        return self.gamma_min + eta * self.length
+    def at(self, eta: Number) -> Number:
+        """The gamma at the fraction `eta` (paper eq. 9), gamma_min + eta (gamma_max - gamma_min), exact at both ends."""
+        return (1 - eta) * self.gamma_min + eta * self.gamma_max
 
     def eta(self, gamma: float) -> float:
         """The fraction of the interval at which `gamma` lies; the inverse of `at`."""
@@ -214,7 +214,7 @@ def _validate_position(value: Any, info: ValidationInfo) -> float:
     return position(value, (info.context or {}).get("interval"))
 
 
-POSITION_SCHEMA = {
+POSITION_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "number", "description": "a gamma"},
         *({"type": "object", "properties": {u: {"type": "number"}}, "required": [u], "additionalProperties": False} for u in UNITS),

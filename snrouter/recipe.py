@@ -14,7 +14,7 @@ _ONLY = {
     "sigma_data": "edm",
     "data_scale": "edm",
     "schedule": "vdm",
-    "label_smoothing": "classifier",
+    "input_noise": "classifier",
 }
 
 
@@ -53,8 +53,8 @@ class Recipe(BaseModel):
     """edm: pixels are multiplied by this before they reach the network (EDM: 256/255; ours: 1)."""
     schedule: Literal["linear", "learned_linear"] = "linear"
     """vdm: gamma(t) = gamma_min + (gamma_max - gamma_min) t with fixed ends, or with learned ones."""
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """classifier: probability mass spread evenly over all classes (Szegedy et al. 2015: 0.1)."""
+    input_noise: float = Field(default=0.5, ge=0)
+    """classifier: standard deviation of the Gaussian noise added to images in training (Bishop 1995)."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of everything random: initial weights, batches, noise, times, dropout."""
 

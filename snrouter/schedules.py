@@ -43,7 +43,7 @@ class LinearSchedule(Schedule):
 
     def gamma(self, t: Tensor) -> Tensor:
         """Gamma at t in [0, 1]."""
-        return self.interval.gamma_min + self.interval.length * t
+        return self.interval.at(t)
 
     def t(self, gamma: Tensor) -> Tensor:
         """Fraction of the interval."""

@@ -121,12 +121,13 @@ class _Objective(nn.Module, ABC):
 
 
 class _Classification(_Objective):
-    def __init__(self, network: nn.Module, label_smoothing: float) -> None:
+    def __init__(self, network: nn.Module, input_noise: float) -> None:
         super().__init__(network)
-        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.input_noise = input_noise
 
     def loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return cast(Tensor, self.cross_entropy(self.network(images), labels))
+        noisy = images + self.input_noise * torch.randn_like(images)
+        return nn.functional.cross_entropy(self.network(noisy), cast(Tensor, labels))
 
 
 class _EDM(_Objective):
@@ -178,8 +179,8 @@ class _VDM(_Objective):
     def arguments(self) -> dict[str, Any]:
         if self.levels is None:
             return {"support": list(self.support)}
-        start = float(self.line.b)
-        return {"support": [start, start + abs(float(self.line.w))]}
+        start = self.line.b.item()
+        return {"support": [start, start + abs(self.line.w.item())]}
 
     def extra(self) -> dict[str, Tensor]:
         return {} if self.levels is None else {"schedule.b": self.line.b, "schedule.w": self.line.w}
@@ -267,7 +268,7 @@ def _objective(recipe: Recipe, data: ImageData) -> _Objective:
     if data.labels is None and (recipe.type == "classifier" or getattr(network, "classes", False)):
         raise DataError(f"dataset {data.name} has no labels, which this recipe needs; give labelled data")
     if recipe.type == "classifier":
-        return _Classification(network, recipe.label_smoothing)
+        return _Classification(network, recipe.input_noise)
     support = axis.interval(recipe.support)  # type: ignore[arg-type] # the recipe's own check
     if recipe.type == "edm":
         return _EDM(network, recipe, support)

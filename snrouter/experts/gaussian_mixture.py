@@ -135,8 +135,8 @@ def gaussian_mixture(
     """
     if not len(weights) == len(means) == len(standard_deviations):
         raise SpecError(f"expert {name!r}: weights, means and standard_deviations need one number each a component")
-    columns = [
-        torch.tensor(values, dtype=torch.float64).reshape(-1, *(1 for _ in shape)).expand(-1, *shape)
-        for values in (weights, means, standard_deviations)
-    ]
-    return GaussianMixture(*columns, support=support, name=name)
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64).reshape(-1, *(1 for _ in shape)).expand(-1, *shape)
+
+    return GaussianMixture(column(weights), column(means), column(standard_deviations), support, name=name)

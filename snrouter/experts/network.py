@@ -72,15 +72,20 @@ class NetworkExpert(Expert):
                 f"expert {self.name!r} returned shape {list(output.shape)} for an input of {list(z.shape)}; "
                 f"expected the same shape: is this the right network for these images?"
             )
-        if not bool(torch.isfinite(output).all()):
-            bad = ~torch.isfinite(output).flatten(1).all(1).cpu()
-            raise NonFiniteError(
-                f"expert {self.name!r} returned NaN or infinity at gamma={float(gamma[bad][0]):g} for "
-                f"{int(bad.sum())} of {len(z)} images; check its weights, or run it in float32"
-            )
+        if not math.isfinite(float(output.detach().sum())):
+            self._refuse_non_finite(output, gamma)
         output = output.to(z.dtype)
         return Prediction(
             eps_hat=expand(a * scale, z) * z + expand(b, z) * output,
             x_hat=expand(c * scale / self.data_scale, z) * z + expand(d / self.data_scale, z) * output,
             calls={"": len(z)},
         )
+
+    def _refuse_non_finite(self, output: Tensor, gamma: Tensor) -> None:
+        """Raise unless it was only the sum that overflowed."""
+        bad = ~torch.isfinite(output).flatten(1).all(1).cpu()
+        if bool(bad.any()):
+            raise NonFiniteError(
+                f"expert {self.name!r} returned NaN or infinity at gamma={float(gamma[bad][0]):g} for "
+                f"{int(bad.sum())} of {len(output)} images; check its weights, or run it in float32"
+            )

@@ -99,5 +99,5 @@ def _features(checkpoint: Path, images: Tensor) -> Tensor:
         raise CheckpointError(f"checkpoint {checkpoint}: features need a classifier, got {card['network']['type']!r}")
     network = network.double()
     with torch.no_grad():
-        parts = [network.features(part.double().cpu()) for part in images.split(FEATURE_BATCH)]
+        parts = [network.features(part.double().cpu()) for part in torch.split(images, FEATURE_BATCH)]
     return torch.cat(parts)

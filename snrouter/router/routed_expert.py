@@ -51,15 +51,14 @@ class RoutedExpert(Expert):
             return self._ask(self.policy.expert, z, gamma, condition)
         weights = self.policy.weights(gamma, z, condition)
         active = weights.detach().cpu() != 0
+        columns = active.any(0).nonzero()[:, 0].tolist()
+        if len(columns) == 1:  # one expert has all of every row's weight
+            return self._ask(self.policy.experts[columns[0]], z, gamma, condition)
         eps, x, calls = torch.zeros_like(z), torch.zeros_like(z), dict[str, int]()
-        for column, name in enumerate(self.policy.experts):
-            chosen = active[:, column]
-            if not bool(chosen.any()):
-                continue
-            if bool(chosen.all()) and int(active.sum()) == len(z):
-                return self._ask(name, z, gamma, condition)
-            rows = chosen.nonzero()[:, 0]
+        for column in columns:
+            rows = active[:, column].nonzero()[:, 0]
             there = rows.to(z.device)
+            name = self.policy.experts[column]
             part = self._ask(name, z[there], gamma[rows], None if condition is None else condition[there])
             share = expand(weights[rows.to(weights.device), column], part.eps_hat)
             eps = eps.index_add(0, there, share * part.eps_hat)
@@ -84,11 +83,21 @@ class RoutedExpert(Expert):
         experts = (self.expert(name) for name in self.policy.experts)
         return self.policy.invertible and all(expert.invertible for expert in experts)
 
-    def pieces(self, lo: float, hi: float) -> Iterator[Piece]:
-        """Smooth pieces, each with the route that holds on it, both ends included."""
+    def require(self, lo: float, hi: float) -> None:
+        """Check every expert where it runs, so that an error names the expert and not the route."""
+        for start, end, policy in self._stretches(lo, hi):
+            for name in policy.experts:
+                self.expert(name).require(start, end)
+
+    def _stretches(self, lo: float, hi: float) -> Iterator[tuple[float, float, Policy]]:
+        """What holds between the policy's own seams."""
         edges = [lo, *(seam for seam in self.policy.seams if lo < seam < hi), hi]
         for start, end in itertools.pairwise(edges):
-            policy = self.policy.restrict(start, end)
+            yield start, end, self.policy.restrict(start, end)
+
+    def pieces(self, lo: float, hi: float) -> Iterator[Piece]:
+        """Smooth pieces, each with the route that holds on it, both ends included."""
+        for start, end, policy in self._stretches(lo, hi):
             names = {name: self.expert(name) for name in policy.experts}
             inner = {seam for expert in names.values() for seam in expert.seams if start < seam < end}
             cuts = [start, *sorted(inner), end]

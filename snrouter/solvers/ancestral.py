@@ -37,6 +37,10 @@ class Ancestral(Solver):
     def __post_init__(self) -> None:
         grids.check_steps(self.steps)
 
+    def grid(self, bounds: GammaInterval) -> list[float]:
+        """Uniform in gamma."""
+        return grids.uniform(bounds, self.steps)
+
     @torch.no_grad()
     def solve(
         self,
@@ -56,7 +60,7 @@ class Ancestral(Solver):
         bounds = as_interval(interval)
         smooth_pieces(expert, bounds, direction)
         keys, draws, tally = sample_indices(z, indices), Draws(seed), Tally()
-        grid = grids.uniform(bounds, self.steps)[::-1]
+        grid = self.grid(bounds)[::-1]
         for number, (t, s) in enumerate(itertools.pairwise(grid)):
             prediction = expert(z, t, condition)
             tally.add(prediction.calls)

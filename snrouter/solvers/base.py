@@ -62,6 +62,10 @@ class Tally:
 class Solver(ABC):
     """Moves states along the axis."""
 
+    def grid(self, bounds: GammaInterval) -> list[float] | None:
+        """The gammas its steps go through, ascending, seams not yet inserted; None when it chooses them as it goes."""
+        return None
+
     @abstractmethod
     def solve(
         self,

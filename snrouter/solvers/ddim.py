@@ -42,6 +42,10 @@ class DDIM(Solver):
         if not 0 <= self.stochasticity <= 1:
             raise SpecError(f"stochasticity: expected a number between 0 and 1, got {self.stochasticity:g}")
 
+    def grid(self, bounds: GammaInterval) -> list[float]:
+        """Uniform in gamma."""
+        return grids.uniform(bounds, self.steps)
+
     @torch.no_grad()
     def solve(
         self,
@@ -59,7 +63,7 @@ class DDIM(Solver):
         if direction != "sample" and self.stochasticity:
             raise SpecError("a stochastic DDIM cannot encode; set stochasticity: 0")
         bounds = as_interval(interval)
-        grid = grids.uniform(bounds, self.steps)
+        grid = self.grid(bounds)
         keys, draws, tally, number = sample_indices(z, indices), Draws(seed), Tally(), 0
         for piece in smooth_pieces(expert, bounds, direction):
             nodes = grids.split(grid, piece.lo, piece.hi)

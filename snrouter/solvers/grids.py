@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import numpy as np
+from numbers import Integral
 
 from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval, edm_sigma, from_edm_sigma
@@ -12,7 +11,7 @@ from snrouter.gamma import GammaInterval, edm_sigma, from_edm_sigma
 
 def uniform(bounds: GammaInterval, steps: int) -> list[float]:
     """Nodes uniform in gamma (VDM's linear schedule), both ends included."""
-    return [bounds.at(i / steps) for i in range(steps)] + [bounds.gamma_max]
+    return [bounds.at(i / steps) for i in range(steps + 1)]
 
 
 def rho(bounds: GammaInterval, steps: int, power: float = 7.0) -> list[float]:
@@ -33,5 +32,5 @@ def check_steps(steps: int) -> None:
     Raises:
         SpecError: when it is below one.
     """
-    if steps < 1 or steps != np.floor(steps):
+    if not isinstance(steps, Integral) or steps < 1:
         raise SpecError(f"steps: expected a whole number of at least 1, got {steps}")

@@ -29,6 +29,10 @@ class _RhoGrid(Solver):
     rho: float
     corrected: bool
 
+    def grid(self, bounds: GammaInterval) -> list[float]:
+        """Uniform in edm_sigma^(1/rho)."""
+        return grids.rho(bounds, self.steps, self.rho)
+
     @torch.no_grad()
     def solve(
         self,
@@ -44,14 +48,14 @@ class _RhoGrid(Solver):
     ) -> Solution:
         """Step along the grid; no noise is drawn."""
         bounds = as_interval(interval)
-        grid = grids.rho(bounds, self.steps, self.rho)
+        grid = self.grid(bounds)
         tally = Tally()
         for piece in smooth_pieces(expert, bounds, direction):
 
             def slope(y: Tensor, gamma: float, on: Expert = piece.expert) -> Tensor:
                 prediction = on(alpha(gamma) * y, gamma, condition)
                 tally.add(prediction.calls)
-                return prediction.eps_hat
+                return prediction.eps_hat  # type: ignore[no-any-return]
 
             nodes = grids.split(grid, piece.lo, piece.hi)
             nodes = nodes if direction == "encode" else nodes[::-1]

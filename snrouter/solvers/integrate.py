@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,7 @@ def integrate(
         ends = (piece.hi, piece.lo) if downward else (piece.lo, piece.hi)
         times = torch.tensor(ends, dtype=torch.float64, device=state[0].device)
         function = _Field(field, piece, report)
+        options: dict[str, Any]
         if method.grid is None:
             options = {
                 "step_t": times[1:],
@@ -105,7 +107,6 @@ def integrate(
             nodes = grids.split(method.grid, piece.lo, piece.hi)
             grid = torch.tensor(nodes[::-1] if downward else nodes, dtype=torch.float64, device=state[0].device)
             options = {"grid_constructor": lambda func, y0, t, grid=grid: grid.to(t)}
-            times = times.to(state[0].dtype)
         try:
             solved = odeint(function, state, times, rtol=method.rtol, atol=method.atol, method=method.name, options=options)
         except AssertionError as error:

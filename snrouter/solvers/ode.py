@@ -62,10 +62,15 @@ class ODE(Solver):
         """Whether a sample's steps depend on its batch mates."""
         return self.method in ADAPTIVE
 
+    def grid(self, bounds: GammaInterval) -> list[float] | None:
+        """Uniform in gamma for a fixed method."""
+        return None if self.steps is None else grids.uniform(bounds, self.steps)
+
     def controls(self, bounds: GammaInterval) -> Method:
         """The controls of `integrate` on an interval."""
-        grid = None if self.steps is None else tuple(grids.uniform(bounds, self.steps))
-        return Method(self.method, self.rtol, self.atol, grid, self.first_step, self.max_step, self.max_steps)
+        grid = self.grid(bounds)
+        nodes = None if grid is None else tuple(grid)
+        return Method(self.method, self.rtol, self.atol, nodes, self.first_step, self.max_step, self.max_steps)
 
     @torch.no_grad()
     def solve(

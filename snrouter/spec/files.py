@@ -137,4 +137,4 @@ def _override(raw: dict[str, Any], sources: dict[Location, Source], text: str) -
         raise SpecError(f"--set {text}: {path} does not lead to a key of the spec") from None
     for gone in [place for place in sources if place[: len(location)] == location]:
         del sources[gone]
-    sources[location] = Source(f"--set {path}", 0, Path.cwd())
+    sources[location] = Source("--set", 0, Path.cwd())

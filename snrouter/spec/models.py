@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from snrouter.gamma import POSITION_SCHEMA
+from snrouter.recipe import Recipe
 
 
 class _Model(BaseModel):
@@ -82,14 +83,14 @@ class Spec(_Model):
     solver: Component = Field(default=Component(type="ode"), description="how samples are drawn")
     final: Literal["decode", "sample", "denoise", "none"] = Field(default="decode", description="from z_0 to an image")
     data: Component | None = Field(default=None, description="images that likelihoods are measured on")
-    reference: Component | None = Field(default=None, description="images that samples are compared with")
+    reference: Component | None = Field(default=None, description="what samples are compared with: the training set")
     shape: tuple[int, ...] | None = Field(default=None, description="shape of a sample; the data's when left out")
     condition: Literal["none", "labels"] = Field(
         default="none", description="labels: data images get their own labels, sample i a label drawn from the data's"
     )
     evaluate: tuple[MetricComponent, ...] = Field(default=(), description="metrics to compute")
     sweep: Sweep | None = Field(default=None, description="thresholds that `sweep` compares")
-    train: dict[str, dict[str, Any]] = Field(default_factory=dict, description="recipes that `train` runs, by name")
+    train: dict[str, Recipe] = Field(default_factory=dict, description="recipes that `train` runs on the reference images, by name")
     batch_size: int = Field(default=256, ge=1, description="images in a shard; adaptive solvers couple a shard's steps")
     precision: Literal["float32", "float64"] = Field(default="float32", description="of networks and sampled states")
     seed: int = Field(default=0, ge=0, lt=2**64, description="every draw is keyed by (seed, purpose, index)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -81,6 +81,8 @@ def bits_per_dim(
     """
     if estimator not in ("ode", "vlb"):
         raise SpecError(f"estimator: expected ode or vlb, got {estimator!r}")
+    if dequantization not in get_args(Dequantization):
+        raise SpecError(f"dequantization: expected {', '.join(get_args(Dequantization))}, got {dequantization!r}")
     if importance_samples < 1 or repeats < 1:
         raise SpecError(f"expected importance_samples and repeats >= 1, got {importance_samples} and {repeats}")
     bounds = as_interval(interval)

@@ -94,7 +94,9 @@ def log_density(
         with torch.enable_grad():
             here = state[0].detach().requires_grad_()
             prediction = piece.expert(here, gamma, condition)
-            trace = _exact_trace(prediction.eps_hat, here) if divergence == "exact" else 0
+            trace = torch.zeros_like(state[1])
+            if divergence == "exact":
+                trace = _exact_trace(prediction.eps_hat, here)
             for p, vector in enumerate(vectors):
                 (product,) = torch.autograd.grad(
                     prediction.eps_hat, here, vector, retain_graph=p + 1 < len(vectors), materialize_grads=True

@@ -91,10 +91,10 @@ def variational_bound(
     for j in range(times):
         t = (j + offset) / times
         if steps is None:
-            gamma = bounds.gamma_min + bounds.length * t
+            gamma = bounds.at(t)
             weight = torch.full_like(gamma, 0.5 * bounds.length)
         else:
-            gamma = bounds.gamma_min + bounds.length * ((t * steps).floor() + 1).clamp(max=steps) / steps
+            gamma = bounds.at(((t * steps).floor() + 1).clamp(max=steps) / steps)
             weight = torch.full_like(gamma, 0.5 * steps * math.expm1(bounds.length / steps))
         noise = draws.normal("vlb_noise", indices, x.shape[1:], draw=repeat * times + j).to(x)
         z = expand(alpha(gamma), x) * x + expand(sigma(gamma), x) * noise

@@ -1,0 +1,107 @@
+"""What routing costs: a fixed-step solver through a two-expert route against the bare network calls it makes.
+
+Both make the same calls on the same states, alternated in one process; the ratio of each pair is taken, and its median with a 95
+percent interval (order statistics of the binomial) is printed, and written as JSON with --json FILE.
+
+    python benchmarks/routing_overhead.py [--runs 20] [--batch 64] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from importlib import resources
+from pathlib import Path
+
+import torch
+from scipy.stats import binom
+
+import snrouter
+from snrouter.draws import Draws
+from snrouter.experts.network import NetworkExpert
+from snrouter.gamma import sigma
+
+INTERVAL = (-7.86, 5.0)
+SWITCH = -5.0
+
+
+class Recorded(torch.nn.Module):
+    """Keeps the arguments of every call, so that the bare calls can be made again."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.calls: list[tuple[torch.Tensor, ...]] | None = None
+
+    def forward(self, z: torch.Tensor, level: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        """The network's own output."""
+        if self.calls is not None:
+            self.calls.append((z, level))
+        return self.network(z, level, condition)
+
+
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+    """Median and its distribution-free 95 percent interval."""
+    ordered = sorted(values)
+    n = len(ordered)
+    k = int(binom.ppf(0.025, n, 0.5))
+    return float(torch.tensor(ordered, dtype=torch.float64).quantile(0.5)), ordered[k], ordered[n - 1 - k]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    folder = Path(str(resources.files("snrouter"))) / "embedded"
+    experts = {
+        "quality": snrouter.load_expert("edm", folder / "digits-quality.safetensors"),
+        "likelihood": snrouter.load_expert("vdm", folder / "digits-likelihood.safetensors"),
+    }
+    recorders = []
+    for expert in experts.values():
+        assert isinstance(expert, NetworkExpert)
+        expert.network = Recorded(expert.network)
+        recorders.append(expert.network)
+    merged = snrouter.merge(experts, snrouter.Threshold(low="likelihood", high="quality", switch=SWITCH))
+    z = (sigma(5.0) * Draws(0).normal("initial", range(options.batch), (1, 8, 8))).float()
+
+    report = {}
+    for solver in (snrouter.Heun(18), snrouter.DDIM(36), snrouter.Ancestral(36), snrouter.ODE("rk4", steps=9)):
+        for recorder in recorders:
+            recorder.calls = []
+        solver.solve(merged, z, INTERVAL)
+        replay = [(recorder.network, call) for recorder in recorders for call in recorder.calls or []]
+        for recorder in recorders:
+            recorder.calls = None
+
+        def routed(solver: snrouter.Solver = solver) -> None:
+            solver.solve(merged, z, INTERVAL)
+
+        def bare(replay: list = replay) -> None:
+            with torch.no_grad():
+                for network, call in replay:
+                    network(*call)
+
+        ratios = []
+        for run in range(options.runs + 2):
+            times = {}
+            for work in (routed, bare) if run % 2 else (bare, routed):
+                start = time.perf_counter()
+                work()
+                times[work.__name__] = time.perf_counter() - start
+            if run >= 2:  # two warm-up pairs
+                ratios.append(times["routed"] / times["bare"])
+        median, low, high = median_interval(ratios)
+        report[type(solver).__name__] = {"calls": len(replay), "ratio": median, "interval": [low, high], "runs": len(ratios)}
+        print(f"{type(solver).__name__:10} {len(replay):3d} calls  routed / bare = {median:.3f}  [{low:.3f}, {high:.3f}]")
+    if options.json:
+        options.json.write_text(json.dumps({"batch": options.batch, "overhead": report}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m snrouter`."""
+
+from snrouter.cli import main
+
+main()

@@ -1,0 +1,112 @@
+"""`validate` and `doctor`: what is wrong with a spec, or with this installation, before time is spent."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from snrouter.errors import SnrouterError
+from snrouter.evaluation import Worker, own_route, route_expert, run
+from snrouter.experts.checkpoints import read_card, read_tensors
+from snrouter.plugins.entry_points import REGISTRIES
+from snrouter.solvers.base import smooth_pieces
+from snrouter.spec import Document
+
+PACKAGES = ("snrouter", "torch", "lightning", "torchdiffeq", "torchmetrics", "scipy", "numpy", "pydantic", "safetensors")
+
+
+class Check(NamedTuple):
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
+    """Check a spec level by level; the first fault ends it as an error.
+
+    Args:
+        document: the spec.
+        dry_run: also evaluate every metric on one small batch.
+
+    Raises:
+        SnrouterError: naming the fault.
+    """
+    spec = document.spec
+    document.check()
+    yield Check("schema", True, f"{len(spec.experts)} experts, route {spec.route.name!r}, {len(spec.evaluate)} metrics")
+    route = own_route(document)
+    worker = Worker([route])
+    for which, images in (("data", worker.data), ("reference", worker.reference)):
+        if images is not None:
+            yield Check(which, True, f"{images.name}: {len(images)} images of shape {list(images.shape)}, {images.levels} levels")
+    expert = route_expert(route)
+    pieces = smooth_pieces(expert, document.bounds, "sample")
+    yield Check("gamma coverage", True, f"{len(pieces)} pieces cover {document.bounds}")
+    if spec.shape or worker.data or worker.reference:
+        with torch.no_grad():
+            for piece in pieces:
+                piece.expert(torch.zeros(1, *worker.shape), piece.hi)
+        yield Check("shapes", True, f"every expert maps {list(worker.shape)} to itself")
+    if dry_run and spec.evaluate:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = run(document, Path(folder), limit=4, progress=False).rows
+        yield Check("dry run", True, "; ".join(f"{row['metric']} = {row['value']:.3g} on {row['n']}" for row in rows))
+
+
+def doctor() -> list[Check]:
+    """Look at this installation: versions, devices, plugins, embedded weights."""
+    checks = [Check("python", sys.version_info >= (3, 11), platform.python_version())]
+    for package in PACKAGES:
+        try:
+            checks.append(Check(package, True, version(package)))
+        except PackageNotFoundError:
+            checks.append(Check(package, False, "not installed; run pip install snrouter again"))
+    devices = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    if torch.cuda.is_available():
+        devices += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    checks.append(Check("devices", True, devices))
+    checks.append(_torchvision())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # collisions are rows of `snrouter list`
+        broken = [row for registry in REGISTRIES.values() for row in registry.rows() if row.status != "ok"]
+        count = sum(len(registry.names()) for registry in REGISTRIES.values())
+    detail = "; ".join(f"{row.kind} {row.name} of {row.package}: {row.status}" for row in broken)
+    checks.append(Check("plugins", not broken, detail or f"{count} registered, all import"))
+    checks.append(_weights())
+    return checks
+
+
+def _torchvision() -> Check:
+    try:
+        version("torchvision")
+    except PackageNotFoundError:
+        return Check("torchvision", True, "absent, and not needed")
+    try:
+        __import__("torchvision")
+    except Exception as error:
+        return Check("torchvision", False, f"installed but does not import ({error}); torchmetrics breaks beside it, uninstall it")
+    return Check("torchvision", True, version("torchvision"))
+
+
+def _weights() -> Check:
+    folder = Path(str(resources.files("snrouter") / "embedded"))
+    names = []
+    try:
+        for checkpoint in sorted(folder.glob("*.safetensors")):
+            read_tensors(checkpoint, read_card(checkpoint))
+            names.append(checkpoint.stem)
+    except SnrouterError as error:
+        return Check("embedded weights", False, str(error))
+    return Check("embedded weights", bool(names), ", ".join(names) or "absent; reinstall snrouter")

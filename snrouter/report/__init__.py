@@ -1,0 +1,9 @@
+"""Report: what a run found, in words, tables, plots and one self-contained HTML page.
+
+Everything is made from a run's folder: results.json, and where they are there samples.safetensors, spec.yaml and environment.json.
+"""
+
+from snrouter.report.tables import csv_text, markdown, table, to_rich
+from snrouter.report.wording import headline
+
+__all__ = ["csv_text", "headline", "markdown", "table", "to_rich"]
