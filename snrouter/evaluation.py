@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +34,7 @@ from snrouter.gamma import GammaInterval
 from snrouter.metrics.base import Context, DataMetric, Metric, SampleMetric
 from snrouter.metrics.likelihood.estimate import standard_error
 from snrouter.plugins import entry_points as plugins
+from snrouter.quiet import quiet_lightning, silence_lightning
 from snrouter.router.routed_expert import RoutedExpert
 from snrouter.search.frontier import best, frontier
 from snrouter.solvers.base import smooth_pieces
@@ -47,12 +46,6 @@ FORMAT = 1
 
 SHOWN = 16
 """Samples a route that are kept in samples.safetensors for the report."""
-
-for _name in (
-    "lightning.pytorch",
-    "lightning.fabric",
-):  # keep its advice off the terminal; spawned processes import this too
-    logging.getLogger(_name).setLevel(logging.WARNING)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -371,12 +364,17 @@ class _Shards(LightningModule):
         super().__init__()
         self.worker = worker
         self.tasks = tasks
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer shards than processes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        silence_lightning()  # a spawned process begins here
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def predict_dataloader(self) -> DataLoader[int]:
         mine = list(range(self.trainer.global_rank, len(self.tasks), self.trainer.world_size))
         return DataLoader(mine, batch_size=None)  # type: ignore[arg-type]
 
-    def predict_step(self, number: int, index: int) -> None:
+    def predict_step(self, number: int, index: int) -> int:
         task = self.tasks[number]
         with _one_thread(self.device):
             try:
@@ -386,6 +384,7 @@ class _Shards(LightningModule):
                 _write(task.path.parent.parent / "error.json", json.dumps([type(error).__name__, str(error)]).encode())
                 raise
         save_shard(task.path, measured)
+        return number
 
 
 class _Bar(Callback):
@@ -458,8 +457,7 @@ def _compute(worker: Worker, jobs: Sequence[Job], out: Path, devices: int | str,
     count = int(devices)
     if count < 1:
         raise SpecError(f"devices: expected at least 1 or auto, got {devices}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning advises on data-loading workers and loggers, of which there are none
+    with quiet_lightning():
         trainer = Trainer(
             accelerator="cpu" if on_cpu else "gpu",
             devices=count,

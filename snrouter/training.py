@@ -14,13 +14,10 @@ Sources: EDM arXiv 2206.00364 table 1 and section 5; VDM arXiv 2107.00630 sectio
 
 from __future__ import annotations
 
-import logging
 import math
 import platform
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +38,7 @@ from snrouter.experts.base import expand
 from snrouter.experts.checkpoints import save_checkpoint
 from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import GammaInterval
+from snrouter.quiet import quiet_lightning
 from snrouter.recipe import Recipe
 from snrouter.schedules import Clock, Schedule, clock
 
@@ -67,7 +65,7 @@ def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool =
         NonFiniteError: when the loss becomes NaN or infinite, naming the step.
         OutputError: when the checkpoint cannot be written.
     """
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(recipe.seed)
         run = _Training(recipe, _objective(recipe, data))
         trainer = Trainer(
@@ -309,17 +307,3 @@ def _batches(recipe: Recipe, data: ImageData) -> DataLoader[tuple[Tensor, ...]]:
         generator=torch.Generator().manual_seed(recipe.seed),
     )
     return DataLoader(TensorDataset(*tensors), sampler=BatchSampler(order, recipe.batch_size, drop_last=True), batch_size=None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice (workers, devices, tips) off the terminal."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -20,7 +20,7 @@ from snrouter.experts.gaussian_mixture import GaussianMixture
 from snrouter.experts.generic import wrap
 from snrouter.experts.network import NetworkExpert
 from snrouter.experts.parameterization import parameterization
-from snrouter.gamma import alpha, edm_sigma, sigma
+from snrouter.gamma import alpha, edm_sigma, interval, sigma
 
 torch.set_num_threads(1)
 settings.register_profile("snrouter", deadline=None, derandomize=True, database=None)
@@ -87,8 +87,6 @@ class Linear(Expert):
     """eps_hat = slope z, element by element, so that its arithmetic does not depend on the batch."""
 
     def __init__(self, slope: float = 0.5, support: tuple[float, float] = (-20.0, 20.0), name: str = "linear") -> None:
-        from snrouter.gamma import interval
-
         super().__init__(interval(support), name)
         self.slope = slope
 

@@ -67,9 +67,7 @@ def test_training_repeats_bit_for_bit_and_leaves_the_callers_random_state(data, 
         cards.append(train(recipe, data, tmp_path / f"{name}.safetensors", progress=False))
         assert torch.equal(torch.random.get_rng_state(), before)
     assert cards[0] == cards[1]
-    other = train(
-        recipe.model_copy(update={"seed": 1}), data, tmp_path / "other.safetensors", progress=False, accelerator="cpu"
-    )
+    other = train(recipe.model_copy(update={"seed": 1}), data, tmp_path / "other.safetensors", progress=False, accelerator="cpu")
     assert other["sha256"] != cards[0]["sha256"]
 
 

@@ -109,9 +109,10 @@ class GaussianMixture(Expert):
     def _tails(self, z: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
         """Cumulative distribution and its complement per dimension, each accurate in its own tail."""
         spread = (alpha(gamma) ** 2 * self.variances + sigma(gamma) ** 2).sqrt().to(z)
-        standard = (z.unsqueeze(1) - alpha(gamma) * self.means.to(z)) / spread
-        weights = self.log_weights.to(z).exp()
-        return (weights * torch.special.ndtr(standard)).sum(1), (weights * torch.special.ndtr(-standard)).sum(1)
+        standard = (z.unsqueeze(1) - alpha(gamma) * self.means.to(z)) / (spread * math.sqrt(2))
+        weights = 0.5 * self.log_weights.to(z).exp()
+        # torch.special.ndtr is (1 + erf)/2, which loses the lower tail; erfc keeps it
+        return (weights * torch.erfc(-standard)).sum(1), (weights * torch.erfc(standard)).sum(1)
 
 
 def gaussian_mixture(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-MISSING = "–"  # noqa: RUF001 - an en dash, as tables have it
+MISSING = "–"
 """What stands for a number that is not there."""
 
 SIGNIFICANT = 2.0
@@ -35,8 +35,26 @@ _VARIANTS = {
 }
 _LOWER = frozenset(_TITLES)
 _NOT_VARIANT = frozenset(
-    "metric label route expert experts interval eta gamma_switch gamma_switches value standard_error n nfe nfe_per_expert "
-    "seconds terms protocol paired".split()
+    [
+        "metric",
+        "label",
+        "route",
+        "expert",
+        "experts",
+        "interval",
+        "eta",
+        "gamma_switch",
+        "gamma_switches",
+        "value",
+        "standard_error",
+        "n",
+        "nfe",
+        "nfe_per_expert",
+        "seconds",
+        "terms",
+        "protocol",
+        "paired",
+    ]
 )
 
 
@@ -253,13 +271,19 @@ def columns(results: Mapping[str, Any]) -> list[Column]:
         out.append(Column("", "γ switch", [", ".join(f"{g:.4g}" for g in row.switches) or MISSING for row in rows]))
     for measure in known:
         group = measure.title + (" ↓" if measure.lower else "")
-        out.append(Column(group, "", _aligned([row.numbers.get(measure.key, Number()) for row in rows])))
+        out.append(Column(group, "", aligned([row.numbers.get(measure.key, Number()) for row in rows])))
         for single in singles:
             differences = [row.differences.get(measure.key, {}).get(single, Number()) for row in rows]
             if any(number.value is not None for number in differences):
-                cells, faint = _aligned(differences, signed=True), [number.sign == 0 for number in differences]
+                cells, faint = aligned(differences, signed=True), [number.sign == 0 for number in differences]
                 out.append(Column(group, f"minus {single}", cells, faint, "difference"))
     return out + _costs(rows, known)
+
+
+def aligned(numbers: Sequence[Number], signed: bool = False) -> list[str]:
+    """A column of numbers with the same decimals."""
+    places = _places(numbers)
+    return [number.text(places, signed) for number in numbers]
 
 
 def _costs(rows: Sequence[Row], known: Sequence[Measure]) -> list[Column]:
@@ -273,11 +297,6 @@ def _costs(rows: Sequence[Row], known: Sequence[Measure]) -> list[Column]:
             cells = [MISSING if n is None else f"{n:.1f}".removesuffix(".0") for n in calls]
             found.append(Column("NFE", titles[measure.key], cells, kind="cost"))
     return found
-
-
-def _aligned(numbers: Sequence[Number], signed: bool = False) -> list[str]:
-    places = _places(numbers)
-    return [number.text(places, signed) for number in numbers]
 
 
 def _places(numbers: Sequence[Number]) -> int:
@@ -358,8 +377,7 @@ def to_rich(results: Mapping[str, Any], width: int | None = None) -> Table:
         box=box.SIMPLE_HEAD, title=title, caption=Text(" ".join(headline(results))), caption_justify="left", pad_edge=False
     )
     for column in shown:
-        heading = Text("\n".join(filter(None, (column.group, column.title))))
-        made.add_column(heading, justify="left" if column.kind == "route" else "right", vertical="bottom")
+        made.add_column(Text(_stacked(column)), justify="left" if column.kind == "route" else "right", vertical="bottom")
     for i, row in enumerate(rows):
         cells = [Text(c.cells[i], style="dim" if c.faint and c.faint[i] else "") for c in shown]
         cells[0] = Text(f"{row.label}{' *' if row.best else ''}")
@@ -367,11 +385,16 @@ def to_rich(results: Mapping[str, Any], width: int | None = None) -> Table:
     return made
 
 
+def _stacked(column: Column) -> str:
+    """A heading of several short lines: metric, variant, difference."""
+    return "\n".join(filter(None, (column.group.replace(" (", "\n("), column.title)))
+
+
 def _fitting(shown: list[Column], width: int) -> list[Column]:
     def droppable(column: Column) -> int:
         return 3 if column.title == "γ switch" else {"difference": 2, "cost": 1}.get(column.kind, 0)
 
-    while sum(max(map(len, (c.group, c.title, *c.cells))) + 2 for c in shown) > width:
+    while sum(max(map(len, (*_stacked(c).splitlines(), *c.cells))) + 3 for c in shown) > width:
         last = max(reversed(shown), key=droppable)
         if not droppable(last):
             break

@@ -22,11 +22,12 @@ def headline(results: Mapping[str, Any]) -> list[str]:
         return [_lone(row, measures(results)) for row in rows]
     chosen, rule = _chosen(rows, judged, results)
     if not singles or not routes:
-        return [f"{_name(chosen).capitalize()} is {rule}.", _numbers(chosen, [], judged), *_caveats(rows, [])]
+        return [f"{_name(chosen).capitalize()} is {rule}.", *_numbers(chosen, [], judged), *_caveats(rows, [])]
     told = chosen if not chosen.single else min(routes, key=lambda row: _value(row, judged[0]))
     first = f"No switch is chosen: {_name(chosen)} is {rule}." if chosen.single else _finding(told, routes, singles, judged)
     rules = [] if chosen.single else [f"Chosen: {rule}."]
-    return [first, _numbers(told, singles, judged), *rules, *_caveats(routes, singles)]
+    # the low-noise expert first, as the table's columns have it
+    return [first, *_numbers(told, singles[::-1], judged), *rules, *_caveats(routes, singles)]
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------
@@ -68,14 +69,16 @@ def _why(told: Row, single: Row, judged: Sequence[Measure]) -> str:
     return f"it is level with {single.label} in {_and(level)}"
 
 
-def _numbers(row: Row, singles: Sequence[Row], judged: Sequence[Measure]) -> str:
-    """The numbers of one route, each against those of the experts."""
-    parts = []
+def _numbers(row: Row, singles: Sequence[Row], judged: Sequence[Measure]) -> list[str]:
+    """A sentence a measure: the route's number, and what it is against those of the experts."""
+    where = f" (γ = {', '.join(f'{g:.2f}' for g in row.switches)})" if row.switches else ""
+    told = []
     for measure in judged:
         number = row.numbers.get(measure.key, Number())
-        parts.append(", ".join([f"{measure.title} {number.text()}", *(_against(row, single, measure) for single in singles)]))
-    where = f" (γ = {', '.join(f'{g:.2f}' for g in row.switches)})" if row.switches else ""
-    return f"At {_name(row)}{where}: {'; '.join(parts)}."
+        told.append(f"{measure.title} at {_name(row)}{where}: {number.text()}")
+        told[-1] += "".join(f"; {_against(row, single, measure)}" for single in singles) + "."
+        where = ""
+    return [sentence[0].upper() + sentence[1:] for sentence in told]
 
 
 def _against(row: Row, single: Row, measure: Measure) -> str:
@@ -86,7 +89,7 @@ def _against(row: Row, single: Row, measure: Measure) -> str:
     if difference.sign is None:
         return f"{difference.text(signed=True)} (error not known) against {reference}"
     if difference.sign == 0:
-        return f"level with {reference}, difference {difference.text(signed=True)}"
+        return f"level with {reference}, {difference.text(signed=True)}"
     size = Number(abs(difference.value), difference.error).text()
     return f"{size} {'below' if difference.value < 0 else 'above'} {reference}"
 

@@ -31,7 +31,7 @@ class ExpertContract(ABC):
 
     def question(self, dtype: torch.dtype = torch.float64) -> tuple[Expert, Tensor, Tensor, Tensor | None]:
         """An expert, and states of images at gammas over its whole support, both ends included: expert, z, gamma, condition."""
-        expert = self.make().to(dtype)
+        expert = self.make().to(dtype).requires_grad_(False)
         gamma = torch.linspace(*expert.support, 7, dtype=torch.float64)
         return expert, noisy(self.shape, gamma).to(dtype), gamma, self.condition(len(gamma))
 

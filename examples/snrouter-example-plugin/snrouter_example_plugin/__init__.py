@@ -1,0 +1,1 @@
+"""One extension of each kind for snrouter; each is a module of its own, named in this package's entry points."""

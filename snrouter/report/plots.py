@@ -1,0 +1,325 @@
+"""Plots as inline SVG, and pictures of samples as inline PNG.
+
+Plots are drawn by matplotlib without pyplot or any global backend. Their text stays text, and their colours become CSS variables of the
+page, so that one SVG serves light, dark and print; ids are prefixed, so that many may stand in one page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snrouter.report.tables import Measure, Number, Row, experts, measures, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+_INK, _MUTED, _RULE, _PAPER = "#000001", "#000002", "#000003", "#000004"
+_EXPERTS = ("#000011", "#000012", "#000013", "#000014")
+_VARIABLES = {_INK: "ink", _MUTED: "muted", _RULE: "rule", _PAPER: "paper"} | {
+    colour: f"expert-{i}" for i, colour in enumerate(_EXPERTS)
+}
+_MARKERS = ("s", "D", "^", "v")
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "snrouter",  # the same plot is the same bytes
+    "text.parse_math": False,  # labels are people's own words
+    "axes.unicode_minus": True,
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _MUTED,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.6,
+}
+
+_OFFSETS = ((10, 3), (-10, 3), (10, -14), (-10, -14), (14, 14), (-14, 14), (14, -26), (-14, -26))
+"""Where a label may stand beside its point, in points, the favourite first."""
+
+SHOWN = 12
+"""Columns of a sample grid at most."""
+
+_CELL = 96
+"""Pixels of a sample's side in a picture, about: small images are enlarged by a whole factor, large ones reduced."""
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------
+
+
+def expert_colours(results: Mapping[str, Any]) -> dict[str, int]:
+    """Number of the colour of each expert, the low-noise one first."""
+    route = (results.get("spec") or {}).get("route") or {}
+    named = [route[end] for end in ("low", "high") if end in route]
+    return {label: i % len(_EXPERTS) for i, label in enumerate(dict.fromkeys([*named, *experts(results)]))}
+
+
+def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
+    """Bits/dim against the Fréchet distance, with error bars, the frontier and the chosen route; None without both metrics."""
+    import matplotlib as mpl
+
+    known = {m.metric: m for m in reversed(measures(results))}
+    rows = table(results)
+    if not {"bpd", "fid"} <= set(known) or len(rows) < 2:
+        return None
+    x, y = known["bpd"], known["fid"]
+    rows = [row for row in rows if _at(row, x) is not None and _at(row, y) is not None]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(4.9, 3.9)
+        _frontier(axes, results)
+        points = [(row, Number(*_known(row, x)), Number(*_known(row, y))) for row in rows]
+        for point in points:
+            _point(axes, *point, results)
+        axes.set_xlabel(_direction(x))
+        axes.set_ylabel(_direction(y))
+        axes.margins(0.08, 0.1)
+        _annotate(figure, axes, points)
+        return _svg(figure, prefix)
+
+
+def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
+    """The trade-off as paired differences from the expert that is better in each, near the frontier.
+
+    A route in the lower left quarter beats both experts. None unless two experts alone were evaluated, with paired errors.
+    """
+    import matplotlib as mpl
+
+    known = {m.metric: m for m in reversed(measures(results))}
+    rows, front = table(results), {point["label"] for point in results.get("frontier") or []}
+    singles = [row for row in rows if row.single]
+    if not {"bpd", "fid"} <= set(known) or len(singles) < 2:
+        return None
+    x, y = known["bpd"], known["fid"]
+    across, up = (min(singles, key=lambda row: _known(row, m)[0]).label for m in (x, y))
+    points = []
+    for row in rows:
+        dx, dy = row.differences.get(x.key, {}).get(across), row.differences.get(y.key, {}).get(up)
+        if dx and dy and dx.error is not None and dy.error is not None and not row.single:
+            points.append((row, dx, dy))
+    near = [point for point in points if point[0].best or point[0].label in front]
+    if not near:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(4.9, 3.9)
+        axes.axvline(0, color=_EXPERTS[expert_colours(results)[across]], linewidth=1.4)
+        axes.axhline(0, color=_EXPERTS[expert_colours(results)[up]], linewidth=1.4)
+        for point in points:
+            _point(axes, *point, results)
+        axes.set_xlim(*_window([dx for _, dx, _ in near]))
+        axes.set_ylim(*_window([dy for _, _, dy in near]))
+        axes.set_xlabel(f"{x.name} minus that of {across}")
+        axes.set_ylabel(f"{y.name} minus that of {up}")
+        _annotate(figure, axes, points)
+        return _svg(figure, prefix)
+
+
+def _window(numbers: Sequence[Number]) -> tuple[float, float]:
+    """Limits that hold zero and three errors around each number, and some of what is beyond."""
+    ends = [
+        0.0,
+        *(n.value + side * 3 * n.error for n in numbers if n.value is not None and n.error is not None for side in (-1, 1)),
+    ]
+    margin = 0.15 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
+
+
+def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | None:
+    """One measure against eta, single experts as lines with bands of a standard error; None with fewer than two thresholds."""
+    import matplotlib as mpl
+
+    rows = [row for row in table(results) if _at(row, measure) is not None]
+    along = [row for row in rows if row.eta is not None]
+    if len(along) < 2:
+        return None
+    colours = expert_colours(results)
+    etas = [row.eta for row in along if row.eta is not None]
+    values, errors = zip(*(_known(row, measure) for row in along), strict=True)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(4.9, 3.3)
+        for row in (row for row in rows if row.single):
+            value, error = _known(row, measure)
+            colour = _EXPERTS[colours[row.label]]
+            axes.axhspan(value - error, value + error, color=colour, alpha=0.14, linewidth=0)
+            axes.axhline(value, color=colour, linewidth=1.4)
+            start = _room(etas, values, value)
+            place: Any = ("axes fraction", "data")
+            axes.annotate(f"{row.label} alone", (start, value), (0, 2), place, "offset points", color=colour, fontsize=8.5)
+        axes.errorbar(etas, values, errors, color=_INK, ecolor=_MUTED, elinewidth=0.9, linewidth=1.2, marker="o", markersize=4)
+        for row, eta, value in zip(along, etas, values, strict=True):
+            if row.best:
+                axes.plot([eta], [value], "o", markersize=11, markerfacecolor="none", markeredgecolor=_INK, markeredgewidth=1.4)
+        axes.set_xlabel("η, position of the switch")
+        axes.set_ylabel(_direction(measure))
+        axes.locator_params(nbins=7)
+        axes.margins(0.06, 0.1)
+        return _svg(figure, prefix)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _frontier(axes: Axes, results: Mapping[str, Any]) -> None:
+    front = results.get("frontier") or []
+    if len(front) > 1:
+        xs, ys = [point["bpd"] for point in front], [point["fid"] for point in front]
+        axes.plot(xs, ys, color=_INK, linewidth=1.1, drawstyle="steps-post", linestyle=(0, (4, 2)), label="frontier", zorder=2)
+        axes.legend(frameon=False, fontsize=8.5, loc="best")
+
+
+def _point(axes: Axes, row: Row, x: Number, y: Number, results: Mapping[str, Any]) -> None:
+    colour, marker, size = _INK, "o", 4.0
+    if row.single:
+        number = expert_colours(results)[row.label]
+        colour, marker, size = _EXPERTS[number], _MARKERS[number], 8.0
+    at: Any = ([x.value], [y.value])
+    axes.errorbar(*at, [y.error], [x.error], color=colour, alpha=0.35, linewidth=0.9, zorder=1)
+    axes.plot(*at, marker, color=colour, markersize=size, zorder=3)
+    if row.best:
+        axes.plot(*at, "o", markersize=12, markerfacecolor="none", markeredgecolor=_INK, markeredgewidth=1.4, zorder=4)
+
+
+def _room(etas: Sequence[float], values: Sequence[float], level: float) -> float:
+    """Where along a horizontal line, as a fraction of the axis, a label stands farthest from the curve."""
+    starts = (0.02, 0.38, 0.72)
+    span = max(etas) - min(etas)
+
+    def nearest(start: float) -> float:
+        under = min(etas) + span * np.linspace(start, start + 0.28, 15)
+        return float(np.abs(np.interp(under, etas, values) - level).min())
+
+    return max(starts, key=nearest)
+
+
+def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Number]]) -> None:
+    """Name the chosen route, the experts, and of the other routes in view those with room around them."""
+    from matplotlib.transforms import Bbox
+
+    axes.locator_params(nbins=6)
+    figure.draw_without_rendering()
+    frame = axes.bbox
+    spots = [tuple(axes.transData.transform((x.value, y.value))) for _, x, y in points]
+    taken = [Bbox.from_bounds(px - 4, py - 4, 8, 8) for px, py in spots]
+    order = sorted(zip(points, spots, strict=True), key=lambda pair: (not pair[0][0].best, not pair[0][0].single))
+    for (row, x, y), (px, py) in order:
+        if not frame.contains(px, py):
+            continue
+        named = row.best or row.single
+        text = row.label if row.single or row.eta is None else f"η = {row.eta:.3g}"
+        style: dict[str, Any] = {"fontweight": "bold"} if row.best else {} if row.single else {"color": _MUTED, "fontsize": 8}
+        width = len(text) * (6.0 if named else 4.6)
+        for dx, dy in _OFFSETS:
+            label = Bbox.from_bounds(px + dx - (width if dx < 0 else 0), py + dy, width, 9)
+            inside = frame.x0 < label.x0 and label.x1 < frame.x1 and frame.y0 < label.y0 and label.y1 < frame.y1
+            if inside and not any(label.overlaps(other) for other in taken):
+                break
+        else:
+            if not named:
+                continue
+            dx, dy = _OFFSETS[0]
+        taken.append(Bbox.from_bounds(px + dx - (width if dx < 0 else 0), py + dy, width, 9))
+        at: Any = (x.value, y.value)
+        axes.annotate(text, at, (dx, dy), textcoords="offset points", ha="right" if dx < 0 else "left", va="bottom", **style)
+
+
+def _svg(figure: Figure, prefix: str) -> str:
+    """The figure as an SVG element for HTML: no prologue, no metadata, ids of its own, colours as CSS variables."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True)
+    text = stream.getvalue()
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r" font-family: [^;\"]*;", "", text)  # the page's own
+    opening, _, body = text.partition(">")
+    text = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening) + ">" + body
+    text = text.replace("xlink:href=", "href=").replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
+    text = text.replace(' id="', f' id="{prefix}-')
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text.strip()
+
+
+def _direction(measure: Measure) -> str:
+    return measure.name + (", lower is better" if measure.lower else "")
+
+
+def _at(row: Row, measure: Measure) -> float | None:
+    number = row.numbers.get(measure.key)
+    return None if number is None else number.value
+
+
+def _known(row: Row, measure: Measure) -> tuple[float, float]:
+    number = row.numbers[measure.key]
+    return number.value or 0.0, number.error or 0.0
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def strip(images: Any, count: int = SHOWN) -> str | None:
+    """The first images [n, C, H, W] side by side, as a PNG in a data URI; None for what is no grey or colour image."""
+    pixels = np.asarray(images)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not pixels.size:
+        return None
+    tiles = [_tile(image) for image in pixels[:count]]
+    return "data:image/png;base64," + base64.b64encode(_png(_beside(tiles, 1))).decode()
+
+
+def grid_png(images: Any) -> bytes:
+    """All images [n, C, H, W] in [-1, 1] as one PNG, about as many rows as columns."""
+    pixels = np.asarray(images)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not pixels.size:
+        raise ValueError(f"images: expected grey or colour images [n, 1 or 3, H, W], got {list(pixels.shape)}")
+    tiles = [_tile(image) for image in pixels]
+    across = math.ceil(math.sqrt(len(tiles)))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % across)
+    rows = [_beside(tiles[start : start + across], 1) for start in range(0, len(tiles), across)]
+    return _png(_beside(rows, 0))
+
+
+def _tile(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """One image as [h, w, 4] bytes, enlarged or reduced by a whole factor."""
+    levels = np.nan_to_num((image.astype(np.float64) + 1) * 127.5).clip(0, 255)
+    side = max(levels.shape[1:])
+    if side > _CELL:
+        factor = math.ceil(side / _CELL)
+        height, width = (n // factor * factor for n in levels.shape[1:])
+        cut = levels[:, :height, :width]
+        levels = cut.reshape(len(levels), height // factor, factor, width // factor, factor).mean((2, 4))
+    else:
+        levels = levels.repeat(_CELL // side, 1).repeat(_CELL // side, 2)
+    coloured = np.broadcast_to(levels.round().astype(np.uint8), (3, *levels.shape[1:]))
+    return np.concatenate([coloured, np.full_like(coloured[:1], 255)]).transpose(1, 2, 0)
+
+
+def _beside(tiles: Sequence[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
+    """Tiles joined along an axis, with transparent gaps."""
+    gap = np.zeros_like(tiles[0].take(range(max(min(tiles[0].shape[:2]) // 16, 1)), axis))
+    joined = [part for tile in tiles for part in (gap, tile)][1:]
+    return np.concatenate(joined, axis)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    from matplotlib.image import imsave
+
+    stream = io.BytesIO()
+    imsave(stream, pixels, format="png", metadata={"Software": None})
+    return stream.getvalue()

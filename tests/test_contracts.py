@@ -1,0 +1,291 @@
+"""The built-ins pass the contract suite that plugin authors run, and the suite catches what breaks a promise."""
+
+import dataclasses
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import snrouter
+from snrouter.data.digits import digits
+from snrouter.data.npz import npz
+from snrouter.experts.base import Expert
+from snrouter.experts.gaussian import gaussian
+from snrouter.experts.gaussian_mixture import gaussian_mixture
+from snrouter.experts.networks.unet import UNet
+from snrouter.metrics.bits_per_dim import BitsPerDim
+from snrouter.metrics.frechet import Frechet
+from snrouter.router.base import GammaPolicy
+from snrouter.solvers.base import Solver
+from snrouter.testing import DatasetContract, ExpertContract, MetricContract, PolicyContract, SolverContract
+
+EMBEDDED = Path(str(files("snrouter.embedded")))
+SUPPORT = (-13.3, 5.0)
+
+
+# --- experts ---------------------------------------------------------------------------------------------------------
+
+
+class TestGaussian(ExpertContract):
+    def make(self):
+        return gaussian([0.1], [0.4], shape=self.shape)
+
+
+class TestGaussianMixture(ExpertContract):
+    def make(self):
+        return gaussian_mixture([1, 3], [-0.5, 0.4], [0.1, 0.2], shape=self.shape)
+
+
+class TestUNet(ExpertContract):
+    shape = (2, 4, 4)
+    prediction, clock, support, classes = "v", "cosine", (-12.0, 9.0), 0
+
+    def make(self):
+        network = UNet(in_channels=2, channels=(4, 8), fourier=(1,), classes=self.classes, dropout=0.5).eval()
+        generator = torch.Generator().manual_seed(0)
+        for parameter in network.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        return snrouter.wrap(network, self.prediction, self.support, clock=self.clock, conditional=bool(self.classes))
+
+
+class TestEDM(TestUNet):
+    prediction, clock, support, classes = "edm", "edm_c_noise", (-12.43, 8.76), 3
+
+    def condition(self, batch):
+        return torch.arange(batch) % 3
+
+
+class TestRoutedExpert(ExpertContract):
+    def make(self):
+        experts = {name: gaussian([0.1], [scale], shape=self.shape) for name, scale in (("low", 0.2), ("high", 0.5))}
+        inner = snrouter.merge(experts, snrouter.Threshold("low", "high", -1.5))
+        return snrouter.merge({"inner": inner, "low": experts["low"]}, snrouter.Threshold("low", "inner", -4.0))
+
+
+class TestEmbedded(ExpertContract):
+    def make(self):
+        return snrouter.load_expert("vdm", EMBEDDED / "digits-likelihood.safetensors")
+
+
+# --- policies --------------------------------------------------------------------------------------------------------
+
+
+class TestThreshold(PolicyContract):
+    def make(self):
+        return snrouter.Threshold("likelihood", "quality", -5.98)
+
+
+class TestSingle(PolicyContract):
+    def make(self):
+        return snrouter.Single("quality")
+
+
+class TestPiecewise(PolicyContract):
+    def make(self):
+        stretches = [("a", -6.0), ("b", -2.5), ("a", -1.0), ("a", 2.0), ("c", None)]
+        return snrouter.Piecewise([snrouter.Stretch(*stretch) for stretch in stretches])
+
+
+# --- solvers ---------------------------------------------------------------------------------------------------------
+
+
+class TestODE(SolverContract):
+    tolerance, order, coupled = 1e-3, None, True
+
+    def make(self, steps):
+        return snrouter.ODE()
+
+
+class TestRungeKutta(SolverContract):
+    tolerance, order = 1e-4, 4
+
+    def make(self, steps):
+        return snrouter.ODE("rk4", steps=steps)
+
+
+class TestEuler(SolverContract):
+    tolerance = 0.1
+
+    def make(self, steps):
+        return snrouter.Euler(steps)
+
+
+class TestHeun(SolverContract):
+    order = 2
+
+    def make(self, steps):
+        return snrouter.Heun(steps)
+
+
+class TestDDIM(SolverContract):
+    tolerance = 0.1
+
+    def make(self, steps):
+        return snrouter.DDIM(steps)
+
+
+class TestStochasticDDIM(SolverContract):
+    tolerance, stochastic, encodes = 0.05, True, False
+
+    def make(self, steps):
+        return snrouter.DDIM(steps, stochasticity=0.7)
+
+
+class TestAncestral(SolverContract):
+    tolerance, stochastic, encodes = 0.1, True, False
+
+    def make(self, steps):
+        return snrouter.Ancestral(steps)
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+class TestDigits(DatasetContract):
+    def make(self):
+        return digits("test")
+
+
+class TestNpz(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def archive(self, tmp_path):
+        self.path = tmp_path / "images.npz"
+        np.savez(self.path, images=np.arange(96, dtype=np.uint8).reshape(6, 1, 4, 4), classes=np.arange(6))
+
+    def make(self):
+        return npz(self.path, labels="classes", levels=100)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+class TestVLB(MetricContract):
+    def make(self):
+        return BitsPerDim("vlb", times=4)
+
+
+class TestExactBitsPerDim(MetricContract):
+    tolerance = 1e-3
+
+    def make(self):
+        return BitsPerDim("ode", images=12)
+
+
+class TestFrechet(MetricContract):
+    images = 32
+
+    def make(self):
+        return Frechet(EMBEDDED / "digits-classifier.safetensors", samples=32)
+
+
+# --- a contract that is broken ---------------------------------------------------------------------------------------
+
+
+class Leaky(Expert):
+    """A Gaussian whose prediction is spoilt by a function of it."""
+
+    def __init__(self, spoil):
+        super().__init__(snrouter.GammaInterval(*SUPPORT), "leaky")
+        self.inner, self.spoil = gaussian([0.0], [0.5], shape=(1, 8, 8)), spoil
+
+    def predict(self, z, gamma, condition=None):
+        return self.spoil(self, self.inner.predict(z, gamma, condition), z, gamma)
+
+
+def inside(expert, prediction, gamma):
+    expert.require(float(gamma.min()), float(gamma.max()))
+    return prediction
+
+
+SPOILT_EXPERTS = {
+    "test_image_and_noise_make_up_the_state": lambda e, p, z, g: inside(e, p._replace(x_hat=p.x_hat * 1.001), g),
+    "test_precision_and_shape_are_kept_and_all_is_finite": lambda e, p, z, g: inside(e, p._replace(x_hat=p.x_hat.double()), g),
+    "test_rows_do_not_depend_on_batch_mates": lambda e, p, z, g: inside(e, p._replace(eps_hat=p.eps_hat + 1e-6 * z.mean(0)), g),
+    "test_asking_twice_gives_the_same_and_leaves_the_state": lambda e, p, z, g: p._replace(eps_hat=torch.rand_like(z)),
+    "test_calls_are_counted_by_row": lambda e, p, z, g: p._replace(calls={"": 1}),
+    "test_beyond_the_support_is_refused": lambda e, p, z, g: p,
+    "test_gradients_reach_the_state": lambda e, p, z, g: p._replace(eps_hat=p.eps_hat - 0.1 * z + 0.1 * z.detach()),
+}
+
+
+@pytest.mark.parametrize("promise", SPOILT_EXPERTS)
+def test_a_broken_expert_is_caught(promise):
+    class Contract(ExpertContract):
+        def make(self):
+            return Leaky(SPOILT_EXPERTS[promise])
+
+    with pytest.raises(AssertionError):
+        getattr(Contract(), promise)()
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful(GammaPolicy):
+    """A threshold that forgets its seam, or the piece it is restricted to."""
+
+    forgets: str
+
+    @property
+    def route(self):
+        return ("a", "b"), (-2.0,)
+
+    @property
+    def seams(self):
+        return () if self.forgets == "seam" else (-2.0,)
+
+    def restrict(self, lo, hi):
+        return snrouter.Single("a")
+
+
+@pytest.mark.parametrize(
+    ("forgets", "promise"),
+    [
+        ("seam", "test_weights_jump_at_seams_and_nowhere_else"),
+        ("piece", "test_a_restricted_policy_holds_on_the_piece_both_ends"),
+    ],
+)
+def test_a_broken_policy_is_caught(forgets, promise):
+    class Contract(PolicyContract):
+        def make(self):
+            return Forgetful(forgets)
+
+    with pytest.raises(AssertionError):
+        getattr(Contract(), promise)()
+
+
+class Careless(Solver):
+    """Heun that steps over the seam, miscounts, drops condition and progress, and knows no index."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def solve(self, expert, z, interval, *, indices=None, condition=None, seed=0, direction="sample", progress=None):
+        class Seamless(Expert):
+            predict = staticmethod(lambda z, gamma, condition=None: expert.predict(z, gamma))
+
+        whole = Seamless(expert.support, expert.name)
+        solution = snrouter.Heun(self.steps).solve(whole, z, interval)
+        return solution._replace(nfe=1.0, z=solution.z + 1e-8 * torch.rand_like(z))
+
+
+@pytest.mark.parametrize(
+    ("promise", "message"),
+    [
+        ("test_it_follows_the_flow_also_across_a_seam", r"order .* across a seam, declared 2|flow across a seam is missed"),
+        ("test_a_sample_does_not_depend_on_its_batch", "alone and in a batch"),
+        ("test_network_calls_are_counted", "nfe is 1, the expert saw 64"),
+        ("test_condition_and_progress_are_passed_on", "without its rows of the condition"),
+        ("test_encoding_is_undone_by_sampling", "encoded, then sampled"),
+        ("test_what_it_is_given_is_kept", "tells an address"),
+    ],
+)
+def test_a_broken_solver_is_caught(promise, message):
+    class Contract(SolverContract):
+        order = 2
+
+        def make(self, steps):
+            return Careless(steps)
+
+    with pytest.raises(AssertionError, match=message):
+        getattr(Contract(), promise)()
