@@ -1,6 +1,6 @@
 """Trains the embedded digits weights again and sets what they measure against what the shipped ones do.
 
-Each recipe of the embedded spec is trained into --out; then both sets of weights run the embedded sweep. Prints, for each checkpoint,
+Each recipe of the embedded spec is trained into --out; then both sets of weights run the embedded sweep. Prints, per checkpoint,
 its training loss and whether its bits are the shipped ones, and, for each route, bits/dim and Frechet distance of both. The same
 bits are expected on the same processor and version of torch only; elsewhere, the same figures within their errors.
 

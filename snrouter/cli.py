@@ -53,7 +53,8 @@ def main() -> NoReturn:
             _fail(f"{usage()} (see snrouter --help)", code, arguments)
         else:
             code = 1
-            _fail(f"{type(error).__name__}: {error} (an error in snrouter or a plugin; --debug shows where)", code, arguments)
+            message = " ".join(str(error).split())
+            _fail(f"{type(error).__name__}: {message} (an error in snrouter or a plugin; --debug shows where)", code, arguments)
     sys.exit(code)
 
 

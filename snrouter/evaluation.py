@@ -379,7 +379,7 @@ class _Shards(LightningModule):
         with _one_thread(self.device):
             try:
                 measured = self.worker.compute(task, self.device)
-            except SnrouterError as error:
+            except Exception as error:
                 # across processes only a file carries an error's type
                 _write(task.path.parent.parent / "error.json", json.dumps([type(error).__name__, str(error)]).encode())
                 raise
@@ -473,7 +473,7 @@ def _compute(worker: Worker, jobs: Sequence[Job], out: Path, devices: int | str,
         try:
             trainer.predict(_Shards(worker, missing), return_predictions=False)
         except Exception:
-            if error_file.exists():
+            if count > 1 and error_file.exists():
                 _raise_from(error_file)
             raise
 
@@ -483,7 +483,8 @@ def _raise_from(error_file: Path) -> None:
 
     name, message = json.loads(error_file.read_text())
     error_file.unlink()
-    raise getattr(snrouter.errors, name, SnrouterError)(message) from None
+    ours = getattr(snrouter.errors, name, None)
+    raise ours(message) if ours else SnrouterError(f"{name}: {' '.join(message.split())} (in a process that computes shards)")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

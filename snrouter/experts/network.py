@@ -62,11 +62,20 @@ class NetworkExpert(Expert):
         scale = self.data_scale * alpha(own) / alpha(gamma)
         c_in, a, b, c, d = self.parameterization(own)
         weight = next(self.network.parameters(), z)
-        output = self.network(
-            (expand(c_in * scale, z) * z).to(weight.dtype),
-            self.clock(own).to(weight),
-            condition if self.conditional else None,
-        )
+        try:
+            output = self.network(
+                (expand(c_in * scale, z) * z).to(weight.dtype),
+                self.clock(own).to(weight),
+                condition if self.conditional else None,
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"expert {self.name!r} cannot take images of shape {list(z.shape[1:])} ({reason}); "
+                f"is this the right network for these images?"
+            ) from error
         if output.shape != z.shape:
             raise CheckpointError(
                 f"expert {self.name!r} returned shape {list(output.shape)} for an input of {list(z.shape)}; "

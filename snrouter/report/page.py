@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from snrouter.errors import OutputError, SpecError
+from snrouter.errors import SpecError
 from snrouter.report import plots
-from snrouter.report.tables import MISSING, SIGNIFICANT, Column, Measure, Number, Row, aligned, columns, measures, table
+from snrouter.report.folder import Folder, read, write
+from snrouter.report.tables import MISSING, SIGNIFICANT, Column, Number, Row, aligned, columns, measures, table
 from snrouter.report.wording import headline
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-FORMAT = 1
-"""The version of results.json that is understood."""
-
 _BEST = ' class="best"'
-
-
-@dataclass(frozen=True)
-class Folder:
-    """What a run left: its results, and where they are there the first samples by route, the spec and the environment."""
-
-    path: Path
-    results: Mapping[str, Any]
-    samples: Mapping[str, NDArray[Any]]
-    spec: str
-    environment: Mapping[str, Any]
 
 
 def write_report(folders: Sequence[Path], page: Path | None = None) -> Path:
@@ -56,48 +38,6 @@ def write_report(folders: Sequence[Path], page: Path | None = None) -> Path:
     page = page or Path(folders[0]) / "report.html"
     write(page, content.encode())
     return page
-
-
-def read(path: Path) -> Folder:
-    """Read a run's folder.
-
-    Raises:
-        SpecError: as `write_report`.
-    """
-    file = path / "results.json"
-    if not file.is_file():
-        raise SpecError(f"no results.json in {path}; run snrouter run SPEC --out {path} first")
-    results = _json(file)
-    if results.get("format") != FORMAT:
-        raise SpecError(f"{file}: format {results.get('format')!r}, this snrouter reads {FORMAT}; run the spec again")
-    samples: dict[str, NDArray[Any]] = {}
-    if (path / "samples.safetensors").is_file():
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            samples = load_file(path / "samples.safetensors")
-        except (SafetensorError, OSError) as error:
-            raise SpecError(f"{path / 'samples.safetensors'}: cannot be read ({error}); delete it or run the spec again") from None
-    spec = path / "spec.yaml"
-    text = spec.read_text() if spec.is_file() else json.dumps(results.get("spec"), indent=2)
-    environment = path / "environment.json"
-    return Folder(path, results, samples, text, _json(environment) if environment.is_file() else {})
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); free space or choose another place") from None
 
 
 def render(folders: Sequence[Folder]) -> str:
@@ -130,6 +70,8 @@ def _article(folder: Folder, name: str, prefix: str, alone: bool) -> str:
         f'<p class="kind">{escape(_kind(results, name))}</p>\n',
         heading,
         f'<ul class="lede">{"".join(f"<li>{sentence}</li>" for sentence in rest)}</ul>' if rest else "",
+    ]
+    sections = [
         _results(results),
         _plots(results, prefix),
         _samples(folder),
@@ -139,7 +81,11 @@ def _article(folder: Folder, name: str, prefix: str, alone: bool) -> str:
         _environment(folder),
         f"<h2>Spec</h2>\n<pre>{escape(folder.spec)}</pre>",
     ]
-    return f'<article id="{prefix}">\n' + "\n".join(filter(None, parts)) + "\n</article>"
+    below = "\n".join(filter(None, sections))
+    if not alone:  # the run's name stands above its sections
+        below = re.sub(r"<(/?)h([23])>", lambda tag: f"<{tag[1]}h{int(tag[2]) + 1}>", below)
+    kind = "" if alone else ' class="many"'
+    return f'<article id="{prefix}"{kind}>\n' + "\n".join(filter(None, parts)) + f"\n{below}\n</article>"
 
 
 def _kind(results: Mapping[str, Any], name: str) -> str:
@@ -267,7 +213,10 @@ def _costs(results: Mapping[str, Any]) -> str:
                 shown.append(Column(measure.title, f"calls of {name}", [MISSING if n is None else f"{n:.1f}" for n in calls]))
         seconds = [row.rows.get(measure.key, {}).get("seconds") for row in rows]
         shown.append(Column(measure.title, "seconds", [MISSING if s is None else f"{s:.1f}" for s in seconds]))
-    note = '<p class="note">Calls of each expert for one sample or image; seconds for all of them, shared by metrics of the same samples.</p>'
+    note = (
+        '<p class="note">Calls of each expert for one sample or image; seconds of computing for all of them, counted once for all '
+        "metrics of the same samples.</p>"
+    )
     return f"<h2>Cost</h2>\n{note}\n{_table(shown, rows, plots.expert_colours(results))}"
 
 
@@ -355,25 +304,12 @@ def _contents(names: Iterable[str]) -> str:
     return "<ul>" + "".join(f'<li><a href="#r{i}">{escape(name)}</a></li>' for i, name in enumerate(names)) + "</ul>\n"
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path}: cannot be read ({error}); run the spec again") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"{path}: expected a JSON object; run the spec again")
-    return content
-
-
 def save_grid(images: Any, path: Path) -> Path:
     """Write images [n, 1 or 3, H, W] in [-1, 1] as one PNG and return its path.
 
     Raises:
-        SpecError: for anything but grey or colour images.
+        DataError: for anything but grey or colour images.
         OutputError: when it cannot be written.
     """
     write(path, plots.grid_png(images))
     return path
-
-
-__all__ = ["FORMAT", "Folder", "Measure", "read", "render", "save_grid", "write_report"]

@@ -1,7 +1,7 @@
 """Plots as inline SVG, and pictures of samples as inline PNG.
 
-Plots are drawn by matplotlib without pyplot or any global backend. Their text stays text, and their colours become CSS variables of the
-page, so that one SVG serves light, dark and print; ids are prefixed, so that many may stand in one page.
+Plots are drawn by matplotlib without pyplot or any global backend. Their text stays text, and their colours become CSS variables
+of the page, so that one SVG serves light, dark and print; ids are prefixed, so that many may stand in one page.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snrouter.errors import DataError
 from snrouter.report.tables import Measure, Number, Row, experts, measures, table
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _VARIABLES = {_INK: "ink", _MUTED: "muted", _RULE: "rule", _PAPER: "paper"} | {
     colour: f"expert-{i}" for i, colour in enumerate(_EXPERTS)
 }
 _MARKERS = ("s", "D", "^", "v")
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "snrouter",  # the same plot is the same bytes
     "text.parse_math": False,  # labels are people's own words
@@ -82,8 +83,8 @@ def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
     rows = [row for row in rows if _at(row, x) is not None and _at(row, y) is not None]
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(4.9, 3.9)
-        _frontier(axes, results)
         points = [(row, Number(*_known(row, x)), Number(*_known(row, y))) for row in rows]
+        _frontier(axes, points, results)
         for point in points:
             _point(axes, *point, results)
         axes.set_xlabel(_direction(x))
@@ -119,6 +120,7 @@ def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
         figure, axes = _canvas(4.9, 3.9)
         axes.axvline(0, color=_EXPERTS[expert_colours(results)[across]], linewidth=1.4)
         axes.axhline(0, color=_EXPERTS[expert_colours(results)[up]], linewidth=1.4)
+        _frontier(axes, points, results)
         for point in points:
             _point(axes, *point, results)
         axes.set_xlim(*_window([dx for _, dx, _ in near]))
@@ -159,7 +161,7 @@ def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | No
             axes.axhline(value, color=colour, linewidth=1.4)
             start = _room(etas, values, value)
             place: Any = ("axes fraction", "data")
-            axes.annotate(f"{row.label} alone", (start, value), (0, 2), place, "offset points", color=colour, fontsize=8.5)
+            axes.annotate(f"{row.label} alone", (start, value), (0, 3.5), place, "offset points", color=colour, fontsize=8.5)
         axes.errorbar(etas, values, errors, color=_INK, ecolor=_MUTED, elinewidth=0.9, linewidth=1.2, marker="o", markersize=4)
         for row, eta, value in zip(along, etas, values, strict=True):
             if row.best:
@@ -178,12 +180,12 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _frontier(axes: Axes, results: Mapping[str, Any]) -> None:
-    front = results.get("frontier") or []
-    if len(front) > 1:
-        xs, ys = [point["bpd"] for point in front], [point["fid"] for point in front]
-        axes.plot(xs, ys, color=_INK, linewidth=1.1, drawstyle="steps-post", linestyle=(0, (4, 2)), label="frontier", zorder=2)
-        axes.legend(frameon=False, fontsize=8.5, loc="best")
+def _frontier(axes: Axes, points: Sequence[tuple[Row, Number, Number]], results: Mapping[str, Any]) -> None:
+    front = {point["label"] for point in results.get("frontier") or []}
+    corners: Any = sorted((x.value, y.value) for row, x, y in points if row.label in front)
+    if len(corners) > 1:
+        style: Any = {"drawstyle": "steps-post", "linestyle": (0, (4, 2))}
+        axes.plot(*zip(*corners, strict=True), color=_INK, linewidth=1.1, zorder=2, **style)
 
 
 def _point(axes: Axes, row: Row, x: Number, y: Number, results: Mapping[str, Any]) -> None:
@@ -192,7 +194,8 @@ def _point(axes: Axes, row: Row, x: Number, y: Number, results: Mapping[str, Any
         number = expert_colours(results)[row.label]
         colour, marker, size = _EXPERTS[number], _MARKERS[number], 8.0
     at: Any = ([x.value], [y.value])
-    axes.errorbar(*at, [y.error], [x.error], color=colour, alpha=0.35, linewidth=0.9, zorder=1)
+    bars: Any = {"xerr": [x.error], "yerr": [y.error]}
+    axes.errorbar(*at, **bars, color=colour, alpha=0.35, linewidth=0.9, zorder=1)
     axes.plot(*at, marker, color=colour, markersize=size, zorder=3)
     if row.best:
         axes.plot(*at, "o", markersize=12, markerfacecolor="none", markeredgecolor=_INK, markeredgewidth=1.4, zorder=4)
@@ -217,7 +220,8 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Nu
     axes.locator_params(nbins=6)
     figure.draw_without_rendering()
     frame = axes.bbox
-    spots = [tuple(axes.transData.transform((x.value, y.value))) for _, x, y in points]
+    values: Any = [(x.value, y.value) for _, x, y in points]
+    spots = [(float(px), float(py)) for px, py in axes.transData.transform(values)]
     taken = [Bbox.from_bounds(px - 4, py - 4, 8, 8) for px, py in spots]
     order = sorted(zip(points, spots, strict=True), key=lambda pair: (not pair[0][0].best, not pair[0][0].single))
     for (row, x, y), (px, py) in order:
@@ -227,7 +231,7 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Nu
         text = row.label if row.single or row.eta is None else f"η = {row.eta:.3g}"
         style: dict[str, Any] = {"fontweight": "bold"} if row.best else {} if row.single else {"color": _MUTED, "fontsize": 8}
         width = len(text) * (6.0 if named else 4.6)
-        for dx, dy in _OFFSETS:
+        for dx, dy in _OFFSETS if named else _OFFSETS[:4]:
             label = Bbox.from_bounds(px + dx - (width if dx < 0 else 0), py + dy, width, 9)
             inside = frame.x0 < label.x0 and label.x1 < frame.x1 and frame.y0 < label.y0 and label.y1 < frame.y1
             if inside and not any(label.overlaps(other) for other in taken):
@@ -284,10 +288,14 @@ def strip(images: Any, count: int = SHOWN) -> str | None:
 
 
 def grid_png(images: Any) -> bytes:
-    """All images [n, C, H, W] in [-1, 1] as one PNG, about as many rows as columns."""
+    """All images [n, C, H, W] in [-1, 1] as one PNG, about as many rows as columns.
+
+    Raises:
+        DataError: for anything but grey or colour images.
+    """
     pixels = np.asarray(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not pixels.size:
-        raise ValueError(f"images: expected grey or colour images [n, 1 or 3, H, W], got {list(pixels.shape)}")
+        raise DataError(f"images: expected grey or colour images [n, 1 or 3, H, W], got {list(pixels.shape)}")
     tiles = [_tile(image) for image in pixels]
     across = math.ceil(math.sqrt(len(tiles)))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % across)
@@ -321,5 +329,6 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     from matplotlib.image import imsave
 
     stream = io.BytesIO()
-    imsave(stream, pixels, format="png", metadata={"Software": None})
+    metadata: Any = {"Software": None}  # matplotlib's default names itself and its address
+    imsave(stream, pixels, format="png", metadata=metadata)
     return stream.getvalue()

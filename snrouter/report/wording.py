@@ -22,7 +22,8 @@ def headline(results: Mapping[str, Any]) -> list[str]:
         return [_lone(row, measures(results)) for row in rows]
     chosen, rule = _chosen(rows, judged, results)
     if not singles or not routes:
-        return [f"{_name(chosen).capitalize()} is {rule}.", *_numbers(chosen, [], judged), *_caveats(rows, [])]
+        compared = "switches" if routes else "experts alone"
+        return [f"Of the {compared}, {_name(chosen)} is {rule}.", *_numbers(chosen, [], judged), *_caveats(rows, [])]
     told = chosen if not chosen.single else min(routes, key=lambda row: _value(row, judged[0]))
     first = f"No switch is chosen: {_name(chosen)} is {rule}." if chosen.single else _finding(told, routes, singles, judged)
     rules = [] if chosen.single else [f"Chosen: {rule}."]
@@ -37,7 +38,7 @@ def _finding(told: Row, routes: Sequence[Row], singles: Sequence[Row], judged: S
     unbeaten = [single for single in singles if not _beats(told, single, judged)]
     if not unbeaten:
         return f"Switching at {_name(told)} beats {_all(singles)}{_how(told, singles, judged)}."
-    losing = f"{_name(told)}, does not beat {_and([single.label for single in unbeaten])}"
+    losing = f"{_name(told)}, does not beat {_and([single.label for single in unbeaten], 'or')}"
     why = "; ".join(_why(told, single, judged) for single in unbeaten)
     others = [_name(row) for row in routes if all(_beats(row, single, judged) for single in singles)]
     if others:
@@ -162,5 +163,5 @@ def _all(singles: Sequence[Row]) -> str:
     return {1: f"{labels} alone", 2: f"both {labels}"}.get(len(singles), f"each of {labels}")
 
 
-def _and(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
+def _and(words: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""

@@ -29,4 +29,4 @@ def stripes(count: int = 256, size: int = 8, levels: int = 17, seed: int = 0) ->
     at = torch.arange(size, dtype=torch.float64)
     wave = (2 * math.pi * (frequency[:, None] / 4 * at + phase[:, None])).sin()[:, None, None, :].expand(-1, 1, size, size)
     images = torch.where(labels.bool()[:, None, None, None], wave, wave.mT)
-    return ImageData(to_levels(images, levels).to(torch.uint8), levels, labels, f"stripes/{size}x{size}")
+    return ImageData(to_levels(images, levels).to(torch.uint8), levels, labels, f"stripes/seed={seed}")

@@ -50,7 +50,8 @@ class Wiener(Expert):
         """Variances lambda of the Fourier coefficients [H, W] of an image like [..., H, W]."""
         rows, columns = (torch.fft.fftfreq(size, 1 / size, dtype=like.dtype, device=like.device) for size in like.shape[-2:])
         power = (1 + rows[:, None] ** 2 + columns**2).pow(-self.exponent / 2)
-        return self.standard_deviation**2 * power / power.mean()
+        variance: Tensor = self.standard_deviation**2 * power / power.mean()
+        return variance
 
     def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """Closed form, in the dtype of z; counted as one call a row."""

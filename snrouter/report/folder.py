@@ -1,0 +1,81 @@
+"""A run's folder: what the report reads of it, and files written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snrouter.errors import OutputError, SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = 1
+"""The version of results.json that is understood."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a run left: its results, and where they are there the first samples by route, the spec and the environment."""
+
+    path: Path
+    results: Mapping[str, Any]
+    samples: Mapping[str, NDArray[Any]]
+    spec: str
+    environment: Mapping[str, Any]
+
+
+def read(path: Path) -> Folder:
+    """Read a run's folder.
+
+    Raises:
+        SpecError: as `write_report`.
+    """
+    file = path / "results.json"
+    if not file.is_file():
+        raise SpecError(f"no results.json in {path}; run snrouter run SPEC --out {path} first")
+    results = _json(file)
+    if results.get("format") != FORMAT:
+        raise SpecError(f"{file}: format {results.get('format')!r}, this snrouter reads {FORMAT}; run the spec again")
+    samples: dict[str, NDArray[Any]] = {}
+    if (path / "samples.safetensors").is_file():
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            samples = load_file(path / "samples.safetensors")
+        except (SafetensorError, OSError) as error:
+            raise SpecError(f"{path / 'samples.safetensors'}: cannot be read ({error}); delete it or run the spec again") from None
+    spec = path / "spec.yaml"
+    text = spec.read_text() if spec.is_file() else json.dumps(results.get("spec"), indent=2)
+    environment = path / "environment.json"
+    return Folder(path, results, samples, text, _json(environment) if environment.is_file() else {})
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); free space or choose another place") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: cannot be read ({error}); run the spec again") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: expected a JSON object; run the spec again")
+    return content

@@ -1,0 +1,105 @@
+"""The table in other formats: Markdown, CSV, and a table for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from snrouter.report.tables import Column, Measure, Number, Row, columns, experts, measures, table
+from snrouter.report.wording import headline
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table in Markdown; the best route's label is bold."""
+    shown, rows = columns(results), table(results)
+    lines = [
+        _pipes(_escape_markdown(column.heading) for column in shown),
+        _pipes("---" if column.kind == "route" else "---:" for column in shown),
+    ]
+    for i, row in enumerate(rows):
+        label = _escape_markdown(row.label)
+        lines.append(_pipes([f"**{label}**" if row.best else label, *(column.cells[i] for column in shown[1:])]))
+    stamp = ["**PARTIAL**: a limit cut this run short.", ""] if results.get("partial") else []
+    return "\n".join([*stamp, *lines]) + "\n"
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape_markdown(text: str) -> str:
+    for special in "\\`*_[]<|":
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.split())
+
+
+def csv_text(results: Mapping[str, Any]) -> str:
+    """The table as CSV with numbers in full: a line a route, errors and differences in columns of their own."""
+    known, singles = measures(results), experts(results)
+    lines = [_csv_row(row, known, singles) | {"partial": bool(results.get("partial"))} for row in table(results)]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(lines[0]) if lines else ["label"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def _csv_row(row: Row, known: Sequence[Measure], singles: Sequence[str]) -> dict[str, Any]:
+    line: dict[str, Any] = {"label": row.label, "route": row.route, "eta": row.eta}
+    line |= {"gamma_switch": " ".join(map(repr, row.switches)), "best": row.best}
+    for measure in known:
+        number, key = row.numbers.get(measure.key, Number()), measure.key
+        line |= {key: number.value, f"{key}_standard_error": number.error, f"{key}_nfe": row.nfe(measure)}
+        for single in singles:
+            pair = row.differences.get(key, {}).get(single, Number())
+            line |= {f"{key}_minus_{single}": pair.value, f"{key}_minus_{single}_standard_error": pair.error}
+    return line
+
+
+def to_rich(results: Mapping[str, Any], width: int | None = None) -> Table:
+    """The table for a terminal, with the finding as its caption.
+
+    Args:
+        results: the content of results.json.
+        width: columns of the terminal, detected when left out; where they do not suffice, the switch's gamma is left out, then
+            differences, then network calls.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown, rows = _fitting(columns(results), width or shutil.get_terminal_size().columns), table(results)
+    title = Text("PARTIAL: a limit cut this run short", style="bold red") if results.get("partial") else None
+    made = Table(
+        box=box.SIMPLE_HEAD, title=title, caption=Text(" ".join(headline(results))), caption_justify="left", pad_edge=False
+    )
+    for column in shown:
+        made.add_column(Text(_stacked(column)), justify="left" if column.kind == "route" else "right", vertical="bottom")
+    for i, row in enumerate(rows):
+        cells = [Text(c.cells[i], style="dim" if c.faint and c.faint[i] else "") for c in shown]
+        cells[0] = Text(f"{row.label}{' *' if row.best else ''}")
+        made.add_row(*cells, style="bold" if row.best else "")
+    return made
+
+
+def _stacked(column: Column) -> str:
+    """A heading of several short lines: metric, variant, difference."""
+    return "\n".join(filter(None, (column.group.replace(" (", "\n("), column.title)))
+
+
+def _fitting(shown: list[Column], width: int) -> list[Column]:
+    def droppable(column: Column) -> int:
+        return 3 if column.title == "γ switch" else {"difference": 2, "cost": 1}.get(column.kind, 0)
+
+    while sum(max(map(len, (*_stacked(c).splitlines(), *c.cells))) + 3 for c in shown) > width:
+        last = max(reversed(shown), key=droppable)
+        if not droppable(last):
+            break
+        shown = [column for column in shown if column is not last]
+    return shown
