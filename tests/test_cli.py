@@ -85,7 +85,7 @@ def test_run_json_is_one_object_and_nothing_else(snrouter: Any, tmp_path: Path) 
     assert json.loads(out) == json.loads((tmp_path / "here/results.json").read_text())
     code, out, _ = snrouter("report", "here", "--out", "page.html", "--json")
     assert code == 0
-    assert Path(json.loads(out)["page"]).read_text().startswith("<!doctype html>")
+    assert Path(json.loads(out)["page"]).read_text().startswith("<!DOCTYPE html>")
 
 
 def test_sweep_and_limit(snrouter: Any) -> None:
@@ -208,7 +208,13 @@ def test_a_route_with_a_gap(snrouter: Any, oracles: Path) -> None:
 
 
 def test_an_expert_outside_its_support(snrouter: Any, oracles: Path) -> None:
-    refused(snrouter("sample", oracles, "--set=interval.gamma_max=8"), 2, "expert 'high'", "beyond its support [-6, 6]", "allow_extrapolation")
+    refused(
+        snrouter("sample", oracles, "--set=interval.gamma_max=8"),
+        2,
+        "expert 'high'",
+        "beyond its support [-6, 6]",
+        "allow_extrapolation",
+    )
 
 
 def test_a_missing_checkpoint(snrouter: Any) -> None:
@@ -253,7 +259,11 @@ def test_a_checkpoint_for_other_images(snrouter: Any, tmp_path: Path) -> None:
     path = tmp_path / "rgb.safetensors"
     card = {"network": {"type": "unet", "in_channels": 3, "channels": [8, 8]}, "expert": {"support": [-7.86, 5.0]}}
     save_checkpoint(path, build(card["network"]), card)
-    refused(snrouter("run", "digits", f"--set=experts.quality.checkpoint={path}", "--devices", "1", *SMALL), 2, "expert 'quality' cannot take images of shape [1, 8, 8]")
+    refused(
+        snrouter("run", "digits", f"--set=experts.quality.checkpoint={path}", "--devices", "1", *SMALL),
+        2,
+        "expert 'quality' cannot take images of shape [1, 8, 8]",
+    )
 
 
 def test_images_outside_their_range(snrouter: Any, tmp_path: Path) -> None:
@@ -271,7 +281,11 @@ def test_an_empty_or_missing_dataset(snrouter: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "none.npz", images=np.zeros((0, 1, 8, 8), dtype=np.uint8))
     refused(snrouter("run", "digits", f"--set=data={{type: npz, path: {tmp_path / 'none.npz'}}}"), 2, "no images")
     refused(snrouter("run", "digits", f"--set=data={{type: npz, path: {tmp_path / 'gone.npz'}}}"), 2, "cannot be read as .npz")
-    refused(snrouter("run", "digits", f"--set=data={{type: npz, path: {tmp_path / 'none.npz'}, key: x}}"), 2, "no array 'x'; it holds images")
+    refused(
+        snrouter("run", "digits", f"--set=data={{type: npz, path: {tmp_path / 'none.npz'}, key: x}}"),
+        2,
+        "no array 'x'; it holds images",
+    )
 
 
 def test_nan_from_an_expert(snrouter: Any, tmp_path: Path) -> None:
@@ -279,7 +293,9 @@ def test_nan_from_an_expert(snrouter: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         next(network.parameters()).fill_(torch.nan)
     path = tmp_path / "nan.safetensors"
-    save_checkpoint(path, network, {"network": {"type": "unet", "channels": [8, 8]}, "expert": {"support": [-7.86, 5.0], "data_scale": 1.0}})
+    save_checkpoint(
+        path, network, {"network": {"type": "unet", "channels": [8, 8]}, "expert": {"support": [-7.86, 5.0], "data_scale": 1.0}}
+    )
     result = snrouter("sample", "digits", "-n", "2", f"--set=experts.quality.checkpoint={path}", "--devices", "1", "--json")
     assert result[0] == 1
     assert "expert 'quality' returned NaN or infinity at gamma=5" in json.loads(result[1])["error"]
@@ -291,7 +307,9 @@ def test_no_samples(snrouter: Any) -> None:
 
 def test_an_unwritable_output_folder(snrouter: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    refused(snrouter("sample", "digits", "-n", "2", "--out", "file/out"), 1, "file/out", "cannot be written", "choose another folder")
+    refused(
+        snrouter("sample", "digits", "-n", "2", "--out", "file/out"), 1, "file/out", "cannot be written", "choose another folder"
+    )
 
 
 def test_report_of_a_folder_without_results(snrouter: Any, tmp_path: Path) -> None:
@@ -305,7 +323,9 @@ def test_devices_that_are_no_number(snrouter: Any) -> None:
 # --- cold starts -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["import snrouter", "import sys; sys.argv = ['snrouter', '--help']; import snrouter.cli; snrouter.cli.main()"])
+@pytest.mark.parametrize(
+    "code", ["import snrouter", "import sys; sys.argv = ['snrouter', '--help']; import snrouter.cli; snrouter.cli.main()"]
+)
 def test_a_cold_start_loads_no_torch_and_is_quick(code: str) -> None:
     seen = "import sys, atexit; atexit.register(lambda: print('LOADED', 'torch' in sys.modules, file=sys.stderr));" + code
     best = float("inf")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from snrouter import evaluation, spec
 from snrouter.errors import DataError, NonFiniteError, OutputError, SpecError, SupportError
+from snrouter.evaluation.shards import Task
 
 SMALL = (
     "evaluate.0.times=2",
@@ -92,10 +93,10 @@ def test_more_processes_than_shards(tmp_path: Path) -> None:
 
 def test_shards_on_disk_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation.run(digits(), tmp_path, progress=False)
-    computed: list[evaluation.Task] = []
+    computed: list[Task] = []
     original = evaluation.Worker.compute
 
-    def count(self: evaluation.Worker, task: evaluation.Task, device: torch.device) -> dict[str, torch.Tensor]:
+    def count(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
         computed.append(task)
         return original(self, task, device)
 
@@ -200,7 +201,7 @@ def test_an_unwritable_folder_is_found_before_work(tmp_path: Path) -> None:
 def test_nan_names_the_expert_and_gamma_and_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = evaluation.Worker.compute
 
-    def poisoned(self: evaluation.Worker, task: evaluation.Task, device: torch.device) -> dict[str, torch.Tensor]:
+    def poisoned(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
         if task.indices.start == 5 and task.job.kind == "samples":
             self._experts["quality"].network.register_forward_hook(lambda *_: torch.full((5, 1, 8, 8), torch.nan))  # type: ignore[union-attr]
         return original(self, task, device)

@@ -33,5 +33,5 @@ def load_expert(type: str, checkpoint: str | Path | None = None, **arguments: An
     missing = [name for name, p in known.items() if p.default is p.empty and name not in given]
     if missing:
         raise SpecError(f"expert type {type!r} needs {', '.join(missing)}")
-    expert: Expert = target(**given)
+    expert: Expert = plugins.experts.checked(type, target(**given))
     return expert

@@ -34,11 +34,13 @@ class Registry:
     Args:
         kind: what a person calls one, e.g. "expert".
         group: the entry-point group, e.g. "snrouter.experts".
+        base: what one is an instance of, e.g. "snrouter.experts.base:Expert"; imported when first needed.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, base: str) -> None:
         self.kind = kind
         self.group = group
+        self.base = base
         self._loaded: dict[str, Any] = {}
 
     @cached_property
@@ -71,40 +73,72 @@ class Registry:
         for entry in self._entries.get(bare, []):
             if not package or _package(entry) == package:
                 return entry
-        raise SpecError(f"unknown {self.kind} type {name!r}{suggestion(name, self.names())}; known: {', '.join(self.names())}")
+        raise SpecError(f"unknown {self.kind} type {name!r}{suggestion(bare, self.names())}; known: {', '.join(self.names())}")
 
     def get(self, name: str) -> Any:
         """The registered object: a class or function whose keyword parameters are its spec keys.
 
         Raises:
             SpecError: when no package registers the name.
-            PluginError: when its import fails.
+            PluginError: when its import fails, or brings something that cannot be called.
         """
         if name not in self._loaded:
             entry = self.find(name)
             try:
-                self._loaded[name] = entry.load()
-            except Exception as error:
+                self._loaded[name] = _load(entry)
+            except _FAULTS as error:
                 raise PluginError(
                     f"{self.kind} {name!r} of package {_package(entry)!r} cannot be imported from {entry.value!r}: "
                     f"{type(error).__name__}: {error}; repair or uninstall the package"
                 ) from error
         return self._loaded[name]
 
+    def checked(self, name: str, made: Any) -> Any:
+        """What the registered object `name` made, if it is one of this kind.
+
+        Raises:
+            PluginError: when it is something else.
+        """
+        base = EntryPoint(self.kind, self.base, self.group).load()
+        if not isinstance(made, base):
+            raise PluginError(
+                f"{self.kind} {name!r} of package {self.origin(name)[0]!r} gave {type(made).__name__}, "
+                f"expected {self.base.replace(':', '.')}; repair or uninstall the package"
+            )
+        return made
+
+    def origin(self, name: str) -> tuple[str, str]:
+        """Package and version that a name comes from, not imported."""
+        entry = self.find(name)
+        return _package(entry), _version(entry)
+
     def rows(self) -> list[Row]:
         """One row per registration, with the reason where an import fails."""
         rows = []
         for name, entries in sorted(self._entries.items()):
             for entry in entries:
-                version = entry.dist.version if entry.dist else "?"
                 try:
-                    entry.load()
+                    _load(entry)
                     status = "ok"
-                except Exception as error:
+                except _FAULTS as error:
                     status = f"broken: {type(error).__name__}: {error}"
-                rows.append(Row(self.kind, name, _package(entry), version, status))
+                rows.append(Row(self.kind, name, _package(entry), _version(entry), status))
         return rows
+
+
+_FAULTS = (Exception, SystemExit)  # a module may be a script that exits
+
+
+def _load(entry: EntryPoint) -> Any:
+    target = entry.load()
+    if not callable(target):
+        raise TypeError(f"expected a class or function, got {type(target).__name__}")
+    return target
 
 
 def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else "?"
+
+
+def _version(entry: EntryPoint) -> str:
+    return entry.dist.version if entry.dist else "?"

@@ -167,12 +167,11 @@ def _figure(svg: str, caption: str) -> str:
 
 def _samples(folder: Folder) -> str:
     rows = {row.label: row for row in table(folder.results)}
-    labels = [label for label in rows if label in folder.samples] + [label for label in folder.samples if label not in rows]
-    strips = {label: plots.strip(folder.samples[label]) for label in labels}
+    strips = {label: plots.strip(folder.samples[label]) for label in rows if label in folder.samples}
     lines = []
     for label, uri in strips.items():
         if uri is not None:
-            best = _BEST if label in rows and rows[label].best else ""
+            best = _BEST if rows[label].best else ""
             lines.append(f'<span{best}>{escape(label)}</span><img src="{uri}" alt="samples of {escape(label)}">')
     if not lines:
         return ""

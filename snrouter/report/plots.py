@@ -125,8 +125,8 @@ def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
             _point(axes, *point, results)
         axes.set_xlim(*_window([dx for _, dx, _ in near]))
         axes.set_ylim(*_window([dy for _, _, dy in near]))
-        axes.set_xlabel(f"{x.name} minus that of {across}")
-        axes.set_ylabel(f"{y.name} minus that of {up}")
+        axes.set_xlabel(f"{x.name} minus that of {_short(across)}")
+        axes.set_ylabel(f"{y.name} minus that of {_short(up)}")
         _annotate(figure, axes, points)
         return _svg(figure, prefix)
 
@@ -161,7 +161,9 @@ def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | No
             axes.axhline(value, color=colour, linewidth=1.4)
             start = _room(etas, values, value)
             place: Any = ("axes fraction", "data")
-            axes.annotate(f"{row.label} alone", (start, value), (0, 3.5), place, "offset points", color=colour, fontsize=8.5)
+            text = f"{_short(row.label)} alone"
+            label = axes.annotate(text, (start, value), (0, 3.5), place, "offset points", color=colour, fontsize=8.5)
+            label.set_in_layout(False)
         axes.errorbar(etas, values, errors, color=_INK, ecolor=_MUTED, elinewidth=0.9, linewidth=1.2, marker="o", markersize=4)
         for row, eta, value in zip(along, etas, values, strict=True):
             if row.best:
@@ -222,13 +224,14 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Nu
     frame = axes.bbox
     values: Any = [(x.value, y.value) for _, x, y in points]
     spots = [(float(px), float(py)) for px, py in axes.transData.transform(values)]
-    taken = [Bbox.from_bounds(px - 4, py - 4, 8, 8) for px, py in spots]
+    sizes = [8 if row.best else 4 for row, _, _ in points]
+    taken = [Bbox.from_bounds(px - r, py - r, 2 * r, 2 * r) for (px, py), r in zip(spots, sizes, strict=True)]
     order = sorted(zip(points, spots, strict=True), key=lambda pair: (not pair[0][0].best, not pair[0][0].single))
     for (row, x, y), (px, py) in order:
         if not frame.contains(px, py):
             continue
         named = row.best or row.single
-        text = row.label if row.single or row.eta is None else f"η = {row.eta:.3g}"
+        text = _short(row.label) if row.single or row.eta is None else f"η = {row.eta:.3g}"
         style: dict[str, Any] = {"fontweight": "bold"} if row.best else {} if row.single else {"color": _MUTED, "fontsize": 8}
         width = len(text) * (6.0 if named else 4.6)
         for dx, dy in _OFFSETS if named else _OFFSETS[:4]:
@@ -242,7 +245,8 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Nu
             dx, dy = _OFFSETS[0]
         taken.append(Bbox.from_bounds(px + dx - (width if dx < 0 else 0), py + dy, width, 9))
         at: Any = (x.value, y.value)
-        axes.annotate(text, at, (dx, dy), textcoords="offset points", ha="right" if dx < 0 else "left", va="bottom", **style)
+        side = "right" if dx < 0 else "left"
+        axes.annotate(text, at, (dx, dy), textcoords="offset points", ha=side, va="bottom", **style).set_in_layout(False)
 
 
 def _svg(figure: Figure, prefix: str) -> str:
@@ -263,6 +267,10 @@ def _svg(figure: Figure, prefix: str) -> str:
 
 def _direction(measure: Measure) -> str:
     return measure.name + (", lower is better" if measure.lower else "")
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 20 else f"{label[:19]}…"
 
 
 def _at(row: Row, measure: Measure) -> float | None:

@@ -8,7 +8,8 @@ The probability-flow ODE in the VP frame (paper arXiv 2511.19434, eq. 10), from 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -119,3 +120,18 @@ def sample_indices(z: Tensor, indices: Sequence[int] | None) -> Sequence[int]:
 def drift(z: Tensor, gamma: float, eps_hat: Tensor) -> Tensor:
     """Right-hand side of the probability-flow ODE."""
     return -0.5 * sigmoid(gamma) * z + 0.5 * sigma(gamma) * eps_hat
+
+
+@contextmanager
+def progress_bar(progress: bool | Progress, what: str) -> Iterator[Progress]:
+    """A Rich progress bar on standard error, a caller's function, or nothing."""
+    if progress is not True:
+        yield progress or (lambda fraction: None)
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ from snrouter.errors import SpecError
 from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, alpha, edm_sigma, sigma
 from snrouter.gamma import interval as as_interval
-from snrouter.solvers.base import Progress, Solution, Solver
+from snrouter.solvers.base import Progress, Solution, Solver, progress_bar
 from snrouter.solvers.ode import ODE
 
 Final = Literal["decode", "sample", "denoise", "none"]
@@ -79,7 +78,7 @@ def sample(
         raise SpecError(f"batch_size: expected at least 1, got {size}")
     device = device or next((p.device for p in expert.parameters()), torch.device("cpu"))
     parts = []
-    with _bar(progress) as tell:
+    with progress_bar(progress, "sampling") as tell:
         for start in range(0, n, size):
             keys = indices[start : start + size]
             noise = Draws(seed).normal("initial", keys, shape)
@@ -138,17 +137,3 @@ def _join(parts: list[Solution]) -> Solution:
     }
     images = [part.x for part in parts if part.x is not None]
     return Solution(torch.cat([part.z for part in parts]), sum(each.values()), each, parts[0].status, torch.cat(images))
-
-
-@contextmanager
-def _bar(progress: bool | Progress) -> Iterator[Progress]:
-    """A Rich progress bar on standard error, a caller's function, or nothing."""
-    if progress is not True:
-        yield progress or (lambda fraction: None)
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sampling", total=1.0)
-        yield lambda fraction: bar.update(task, completed=fraction)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from snrouter.errors import SpecError, suggestion
 from snrouter.gamma import GammaInterval, interval, position
 from snrouter.plugins import entry_points as plugins
-from snrouter.plugins.registry import Registry
+from snrouter.plugins.registry import BUILTIN, Registry
 from snrouter.spec.components import arguments_model, path_parameters
 from snrouter.spec.files import Location, Source, dotted
 from snrouter.spec.models import Component, MetricComponent, Spec
@@ -113,6 +113,11 @@ class Document:
                     holder[name] = str(self._resolve(component.arguments[name], (*location, name)))
         return raw
 
+    def packages(self) -> dict[str, str]:
+        """Packages other than this one that the spec's components come from, with their versions."""
+        origins = {registry.origin(component.name) for registry, component, _ in self._components()}
+        return {package: version for package, version in sorted(origins) if package != BUILTIN}
+
     def identity(self, registry: Registry, component: AnyComponent, location: Location) -> dict[str, Any]:
         """A component as plain data that names files by the hash of their content rather than by path."""
         arguments = dict(component.arguments)
@@ -182,7 +187,7 @@ class Document:
         target = registry.get(component.name)
         accepted = inspect.signature(target).parameters
         extra = {name: value for name, value in (given or {}).items() if name in accepted}
-        return self._at(location, lambda: target(**values, **extra))
+        return registry.checked(component.name, self._at(location, lambda: target(**values, **extra)))
 
     def _explain(self, error: ValidationError, prefix: Location, fields: Mapping[str, Any]) -> list[str]:
         lines = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -20,7 +21,7 @@ from snrouter.metrics.likelihood.dequantization import Dequantization, dequantiz
 from snrouter.metrics.likelihood.estimate import Estimate, Term, error_parts
 from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise, log_density
 from snrouter.metrics.likelihood.vlb import variational_bound
-from snrouter.solvers.base import Progress, Tally
+from snrouter.solvers.base import Progress, Tally, progress_bar
 from snrouter.solvers.ode import ODE
 
 
@@ -44,7 +45,7 @@ def bits_per_dim(
     repeats: int = 1,
     indices: Sequence[int] | None = None,
     condition: Tensor | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress = False,
 ) -> Estimate:
     """Bits/dim of images [B, ...] at the bin centres of their levels; lower is better.
 
@@ -68,7 +69,7 @@ def bits_per_dim(
         repeats: above 1, that many dequantization draws, each with as many probe draws, split the error into its parts.
         indices: which draws each image gets; 0 ... B - 1 when left out.
         condition: one row an image, passed to the expert.
-        progress: told the fraction done.
+        progress: show a progress bar, or a function to tell the fraction done.
 
     Returns:
         An `Estimate`.
@@ -101,61 +102,54 @@ def bits_per_dim(
     outer = repeats if estimator == "vlb" or not continuous else 1
     inner = repeats if estimator == "ode" and divergence == "hutchinson" else 1
     samples = 1 if continuous or estimator == "vlb" else importance_samples
-    done, total = 0, outer * inner * samples
 
-    def tell(fraction: float) -> None:
-        if progress is not None:
-            progress((done + fraction) / total)
+    def bound(r: int, s: int, tell: Progress) -> dict[str, Tensor]:
+        terms = variational_bound(
+            expert,
+            images,
+            bounds,
+            levels=None if continuous else levels,
+            times=times,
+            steps=steps,
+            draws=draws,
+            indices=keys,
+            repeat=r,
+            condition=condition,
+            progress=tell,
+        )
+        tally.add(terms.tally.rows)
+        total = terms.prior + terms.reconstruction + terms.diffusion
+        return {"prior": terms.prior, "reconstruction": terms.reconstruction, "diffusion": terms.diffusion, "total": total}
 
+    def density(r: int, s: int, tell: Progress) -> dict[str, Tensor]:
+        drawn = []
+        for k in range(samples):
+            point = dequantize(dequantization, images, bounds.gamma_min, levels, draws, keys, r * samples + k, samples)
+            log_p = log_density(
+                expert,
+                point.z,
+                bounds,
+                solver=solver,
+                divergence=divergence,
+                probes=probes,
+                probe_noise=probe_noise,
+                draws=draws,
+                indices=keys,
+                draw=((r * inner + s) * samples + k) * probes,
+                condition=condition,
+                progress=lambda fraction, k=k: tell((k + fraction) / samples),  # type: ignore[misc]
+            )
+            tally.add(log_p.tally.rows)
+            drawn.append({"prior": -log_p.prior, "divergence": -log_p.divergence, "dequantization": -point.correction})
+        return _importance(drawn)
+
+    measure = bound if estimator == "vlb" else density
     collected: dict[str, list[Tensor]] = {}
-    for r in range(outer):
-        for s in range(inner):
-            terms: list[dict[str, Tensor]] = []
-            for k in range(samples):
-                if estimator == "vlb":
-                    bound = variational_bound(
-                        expert,
-                        images,
-                        bounds,
-                        levels=None if continuous else levels,
-                        times=times,
-                        steps=steps,
-                        draws=draws,
-                        indices=keys,
-                        repeat=r,
-                        condition=condition,
-                        progress=tell,
-                    )
-                    tally.add(bound.tally.rows)
-                    names = ("prior", "reconstruction", "diffusion")
-                    terms.append(dict(zip(names, bound[:3], strict=True)))
-                else:
-                    point = dequantize(dequantization, images, bounds.gamma_min, levels, draws, keys, r * samples + k, samples)
-                    density = log_density(
-                        expert,
-                        point.z,
-                        bounds,
-                        solver=solver,
-                        divergence=divergence,
-                        probes=probes,
-                        probe_noise=probe_noise,
-                        draws=draws,
-                        indices=keys,
-                        draw=((r * inner + s) * samples + k) * probes,
-                        condition=condition,
-                        progress=tell,
-                    )
-                    tally.add(density.tally.rows)
-                    terms.append(
-                        {
-                            "prior": -density.prior,
-                            "divergence": -density.divergence,
-                            "dequantization": -point.correction,
-                        }
-                    )
-                done += 1
-            for name, values in _combine(terms).items():
-                collected.setdefault(name, []).append(values * to_bits)
+    with progress_bar(progress, "bits/dim") as tell:
+        for done, (r, s) in enumerate(itertools.product(range(outer), range(inner))):
+            terms = measure(r, s, lambda fraction, done=done: tell((done + fraction) / (outer * inner)))  # type: ignore[misc]
+            for name, nats in terms.items():
+                collected.setdefault(name, []).append(nats * to_bits)
     stacked = {name: torch.stack(values).reshape(outer, inner, -1) for name, values in collected.items()}
     values = stacked.pop("total")
     nfe, each = tally.per_sample(len(images))
@@ -182,18 +176,18 @@ def bits_per_dim(
     )
 
 
-def _combine(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Add "total" in nats [B]: the sum of the terms, or over K importance samples minus the log-mean-exp of their log weights.
+def _importance(drawn: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Terms of K importance samples in nats [B], with "total", minus the log-mean-exp of their log weights.
 
     With K > 1 each term is its mean over samples under the normalised weights, and "importance" what is left.
     """
-    totals = torch.stack([sum(term.values(), torch.zeros(())) for term in terms])
-    if len(terms) == 1:
-        return {**terms[0], "total": totals[0]}
+    totals = torch.stack([term["prior"] + term["divergence"] + term["dequantization"] for term in drawn])
+    if len(drawn) == 1:
+        return {**drawn[0], "total": totals[0]}
     weights = (-totals).softmax(0)
-    mean = {name: (weights * torch.stack([term[name] for term in terms])).sum(0) for name in terms[0]}
-    total = -((-totals).logsumexp(0) - math.log(len(terms)))
-    return {**mean, "importance": total - sum(mean.values(), torch.zeros(())), "total": total}
+    mean = {name: (weights * torch.stack([term[name] for term in drawn])).sum(0) for name in drawn[0]}
+    total = math.log(len(drawn)) - (-totals).logsumexp(0)
+    return {**mean, "importance": total - mean["prior"] - mean["divergence"] - mean["dequantization"], "total": total}
 
 
 def protocol(

@@ -81,9 +81,11 @@ def variational_bound(
 
     Raises:
         SpecError: for times or steps below one.
+        SupportError: when the bounds leave the expert's support.
     """
     if times < 1 or (steps is not None and steps < 1):
         raise SpecError(f"times and steps: expected at least 1, got times={times}, steps={steps}")
+    expert.require(*bounds)
     first = draws.normal("reconstruction", indices, x.shape[1:], draw=repeat).to(x.device)
     offset = draws.uniform("vlb_time", indices, (), draw=repeat)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
