@@ -1,4 +1,4 @@
-"""Draws the picture of README and site from the results of a sweep.
+"""Draws the picture of README and site from the results of a sweep, and writes the figures in README.
 
     python docs/make_picture.py runs/demo
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 PICTURE = Path(__file__).parent / "images" / "trade-off.svg"
+README = Path(__file__).parents[1] / "README.md"
+MARKED = re.compile(r"(<!-- figures: make demo -->\n).*?(\n<!-- end of figures -->)", re.DOTALL)
 COLOURS = {"likelihood": "#0072b2", "quality": "#d55e00", "merge": "#222222"}
 NAMES = {"bpd": "bits/dim", "fid": "Frechet distance"}
 
@@ -56,10 +59,34 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], best: str | None) -> N
     axes.set_xlim(0, max(eta) + min(eta))
 
 
+def figures(results: Mapping[str, Any]) -> str:
+    """The table of README: each expert alone and the best merge, the latter with its paired differences."""
+    rows = {(row["label"], row["metric"]): row for row in results["results"]}
+    labels = [row["label"] for row in results["results"] if row["route"] == "single" and row["metric"] == "bpd"]
+    chosen = results["best"]["label"]
+    lines = ["| | bits/dim | Frechet distance |", "| --- | ---: | ---: |"]
+    for label in [*labels, chosen]:
+        cells = (_number(rows[label, metric], digits) for metric, digits in (("bpd", 3), ("fid", 1)))
+        lines.append(f"| {'merge, switch at ' if label == chosen else ''}{label} | {' | '.join(cells)} |")
+    for label in labels:
+        cells = (_number(rows[chosen, metric]["paired"][label], digits) for metric, digits in (("bpd", 3), ("fid", 2)))
+        lines.append(f"| merge minus {label}, paired | {' | '.join(cells)} |")
+    test, samples = (rows[chosen, metric]["n"] for metric in ("bpd", "fid"))
+    return "\n".join([*lines, "", f"Mean ± standard error over {test} test images and {samples:,} samples."])
+
+
+def _number(row: Mapping[str, Any], digits: int) -> str:
+    value = row.get("value", row.get("difference"))
+    sign = "+" if "difference" in row else ""
+    return f"{value:{sign}.{digits}f} ± {row['standard_error']:.{digits}f}".replace("-", "−")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="folder of a sweep, with its results.json")
     parser.add_argument("--out", type=Path, default=PICTURE, help="picture to write (.svg or .png)")
     arguments = parser.parse_args()
-    draw(json.loads((arguments.folder / "results.json").read_text()), arguments.out)
-    print(arguments.out)
+    found = json.loads((arguments.folder / "results.json").read_text())
+    draw(found, arguments.out)
+    if arguments.out == PICTURE:
+        README.write_text(MARKED.sub(lambda match: f"{match[1]}\n{figures(found)}\n{match[2]}", README.read_text()))

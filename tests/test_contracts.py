@@ -1,6 +1,7 @@
 """The built-ins pass the contract suite that plugin authors run, and the suite catches what breaks a promise."""
 
 import dataclasses
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from snrouter.experts.base import Expert
 from snrouter.experts.gaussian import gaussian
 from snrouter.experts.gaussian_mixture import gaussian_mixture
 from snrouter.experts.networks.unet import UNet
+from snrouter.metrics.base import SampleMetric, Summary
 from snrouter.metrics.bits_per_dim import BitsPerDim
 from snrouter.metrics.frechet import Frechet
+from snrouter.metrics.likelihood.estimate import standard_error
 from snrouter.router.base import GammaPolicy
 from snrouter.solvers.base import Solver
 from snrouter.testing import DatasetContract, ExpertContract, MetricContract, PolicyContract, SolverContract
@@ -288,4 +291,60 @@ def test_a_broken_solver_is_caught(promise, message):
             return Careless(steps)
 
     with pytest.raises(AssertionError, match=message):
+        getattr(Contract(), promise)()
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        (lambda data: {"labels": torch.arange(3)}, "test_labels_are_one_an_image"),
+        (lambda data: {"pixels": torch.randint_like(data.pixels.long(), 17)}, "test_it_is_the_same_each_time"),
+        (lambda data: {"pixels": 1.5 * data.pixels}, "test_images_lie_on_their_levels"),
+        (lambda data: {"pixels": data.pixels[:, 0]}, "test_images_lie_on_their_levels"),
+    ],
+)
+def test_a_broken_dataset_is_caught(change, promise):
+    class Contract(DatasetContract):
+        def make(self):
+            data = dataclasses.replace(digits("test"), levels=32)
+            return dataclasses.replace(data, **change(data))
+
+    with pytest.raises(AssertionError):
+        getattr(Contract(), promise)()
+
+
+@dataclasses.dataclass(frozen=True)
+class Brightness(SampleMetric):
+    """Mean pixel of samples, spoilt by a function of its images or of its summary."""
+
+    images: Callable = lambda images: images
+    summary: Callable = lambda summary: summary
+
+    def count(self, context):
+        return 12
+
+    def summarise(self, context, measured):
+        each = self.images(measured["images"][:12]).double().mean((1, 2, 3))
+        return self.summary(Summary(float(each.mean()), standard_error(each), each))
+
+
+def first_is_double(images):
+    return torch.cat([2 * images[:1], images[1:]])
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "promise"),
+    [
+        ({"images": first_is_double}, "test_order_does_not_matter"),
+        ({"summary": lambda s: dataclasses.replace(s, standard_error=1.0)}, "test_the_number_comes_with_its_error"),
+        ({"summary": lambda s: dataclasses.replace(s, influence=s.influence[1:])}, "test_the_number_comes_with_its_error"),
+        ({"images": lambda images: images / 0}, "test_fewer_rows_than_asked_for_will_do"),
+    ],
+)
+def test_a_broken_metric_is_caught(spoilt, promise):
+    class Contract(MetricContract):
+        def make(self):
+            return Brightness(**spoilt)
+
+    with pytest.raises(AssertionError):
         getattr(Contract(), promise)()

@@ -142,6 +142,8 @@ def compute(worker: Worker, jobs: Sequence[Job], out: Path, devices: int | str, 
         )
         try:
             trainer.predict(_Shards(worker, missing), return_predictions=False)
+        except SystemExit:  # Lightning's way of ending on an interrupt
+            raise KeyboardInterrupt from None
         except Exception:
             if count > 1 and error_file.exists():
                 _raise_from(error_file)

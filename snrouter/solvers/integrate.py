@@ -18,8 +18,9 @@ from snrouter.experts.base import Piece
 from snrouter.solvers import grids
 from snrouter.solvers.base import Direction, Progress
 
-FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
-"""torchdiffeq's methods with a given number of steps."""
+FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
+"""torchdiffeq's methods with a given number of steps. Not its Adams methods: they take every step for as long as the one before,
+which the cut at a seam is not (order 5 becomes 2), and the explicit one, of order 11, is unstable here."""
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 """torchdiffeq's methods that choose their steps from rtol and atol."""

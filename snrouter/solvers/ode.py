@@ -27,7 +27,7 @@ class ODE(Solver):
 
     Args:
         method: an adaptive one (dopri5, dopri8, bosh3, fehlberg2, adaptive_heun) or a fixed one (euler, midpoint, heun2,
-            heun3, rk4, explicit_adams, implicit_adams) of torchdiffeq.
+            heun3, rk4) of torchdiffeq.
         rtol: relative tolerance of an adaptive method.
         atol: absolute tolerance of an adaptive method.
         steps: number of steps, uniform in gamma, of a fixed method (a seam adds one).

@@ -122,8 +122,8 @@ def spec(add, tmp_path, monkeypatch):
     """
     (tmp_path / "spec.yaml").write_text(textwrap.dedent(text))
 
-    def make(version, target):
-        add("mine", {"mine": target}, version)
+    def make(version, target, **modules):
+        add("mine", {"mine": target}, version, **modules)
         monkeypatch.setattr(entry_points, "solvers", registry())
         return load(tmp_path / "spec.yaml")
 
@@ -141,8 +141,8 @@ def test_another_version_of_a_plugin_is_another_job(spec, tmp_path):
 
 
 def test_a_plugin_that_makes_something_else_is_named(spec):
-    document = spec("1.0", "builtins:dict")
-    message = "solver 'mine' of package 'mine' gave dict, expected snrouter.solvers.base.Solver; repair or uninstall"
+    document = spec("1.0", "mine_plugin:make", mine_plugin="def make(): return 3")
+    message = "solver 'mine' of package 'mine' gave int, expected snrouter.solvers.base.Solver; repair or uninstall"
     with pytest.raises(PluginError, match=message) as caught:
         document.solver()
     assert caught.value.exit_code == 3

@@ -14,7 +14,6 @@ BOUNDS = (-7.86, 5.0)  # gamma_min + (gamma_max - gamma_min) is not gamma_max he
 SOLVERS = {
     "dopri5": snrouter.ODE(rtol=1e-4, atol=1e-4),
     "rk4": snrouter.ODE("rk4", steps=6),
-    "adams": snrouter.ODE("explicit_adams", steps=6),
     "euler": snrouter.Euler(steps=6),
     "heun": snrouter.Heun(steps=6),
     "ddim": snrouter.DDIM(steps=6),

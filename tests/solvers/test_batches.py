@@ -18,8 +18,8 @@ FIXED = {
 SOLVERS = {**FIXED, "dopri5": snrouter.ODE(rtol=1e-6, atol=1e-6)}
 
 
-def draw(expert, solver, size, **arguments):
-    return snrouter.sample(expert, N, (6,), BOUNDS, solver, 5, batch_size=size, final="none", **arguments)
+def draw(expert, solver, size, n=N, **arguments):
+    return snrouter.sample(expert, n, (6,), BOUNDS, solver, 5, batch_size=size, final="none", **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +45,27 @@ def test_the_noise_of_every_step_is_the_same_bit_for_bit(oracles, solver, size):
     assert torch.equal(draw(expert, FIXED[solver], size).x, draw(expert, FIXED[solver], N).x)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FIXED)
 @pytest.mark.parametrize("size", [1, 7])
-def test_a_samples_result_does_not_depend_on_its_batch(merged, solver, size):
-    """To 1e-5 with fixed steps; an adaptive method has one error norm a batch, so to a hundred times its tolerance of 1e-6."""
-    tolerance = 1e-5 if solver in FIXED else 1e-4
-    difference = (draw(merged, SOLVERS[solver], size).x - draw(merged, SOLVERS[solver], N).x).abs().max()
-    assert float(difference) < tolerance
+def test_a_samples_result_does_not_depend_on_its_batch_with_fixed_steps(merged, solver, size):
+    difference = (draw(merged, FIXED[solver], size).x - draw(merged, FIXED[solver], N).x).abs().max()
+    assert float(difference) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_with_an_adaptive_method_a_result_depends_on_its_batch_within_the_tolerance(merged, size):
+    """One error norm serves the batch, so the steps differ; the results, twice the tolerance at the most."""
+    parts, whole = (draw(merged, SOLVERS["dopri5"], s, n=16, dtype=torch.float64) for s in (size, 16))
+    assert 0 < float((parts.x - whole.x).abs().max()) < 2e-6
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_two_runs_are_identical_bit_for_bit_and_another_seed_is_another_run(merged, solver):
-    one, two = draw(merged, SOLVERS[solver], 7), draw(merged, SOLVERS[solver], 7)
+    one, two = draw(merged, SOLVERS[solver], 7, n=16), draw(merged, SOLVERS[solver], 7, n=16)
     assert torch.equal(one.x, two.x)
     assert torch.equal(one.z, two.z)
     assert (one.nfe, one.nfe_per_expert) == (two.nfe, two.nfe_per_expert)
-    other = snrouter.sample(merged, N, (6,), BOUNDS, SOLVERS[solver], 6, final="none")
+    other = snrouter.sample(merged, 16, (6,), BOUNDS, SOLVERS[solver], 6, final="none")
     assert float((one.x - other.x).abs().max()) > 0.1
 
 
