@@ -24,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
+
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or an embedded spec such as `digits`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the spec; repeatable.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for results; shards already there are used.", show_default=False)]
@@ -38,13 +40,15 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     try:
         code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:  # the argument parser turns a keyboard interrupt into this
+            raise KeyboardInterrupt
     except SnrouterError as error:
         code = error.exit_code
         _fail(str(error), code, arguments)
     except typer.Exit as stop:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        code = 130
+        code = INTERRUPTED
         _fail("interrupted; finished shards are kept, run the same command again to go on", code, arguments)
     except Exception as error:
         usage = getattr(error, "format_message", None)

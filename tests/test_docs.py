@@ -23,7 +23,7 @@ from snrouter.errors import SnrouterError
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COMMANDS = typer.main.get_command(app).commands
-FENCE = re.compile(r"(?:^<!-- (?P<note>.+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(?:^<!-- (?P<note>[^\n]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 TOUR = ("README.md", "docs/tour.md")
 
 
@@ -69,8 +69,10 @@ def test_tour_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     for block in blocks(ROOT / page, "yaml"):
         (tmp_path / block.text.splitlines()[0].removeprefix("# ")).write_text(block.text)
-    for block in blocks(ROOT / page, "sh"):
-        for arguments in commands(block.text) if block.runs else []:
+    shell = [block for block in blocks(ROOT / page, "sh") if block.runs]
+    assert len(shell) > 2
+    for block in shell:
+        for arguments in commands(block.text):
             alone = ["--devices", "1"] if any("--devices" in p.opts for p in COMMANDS[arguments[0]].params) else []
             try:
                 code = app([*arguments, *alone], standalone_mode=False) or 0

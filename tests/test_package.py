@@ -18,7 +18,9 @@ def test_the_wheel_carries_every_file_of_the_package(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     package = Path(snrouter.__file__).parent
     wanted = {
-        path.relative_to(package.parent).as_posix() for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        path.relative_to(package.parent).as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     held = set(zipfile.ZipFile(wheel).namelist())
     assert wanted <= held

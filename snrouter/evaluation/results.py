@@ -19,7 +19,7 @@ from snrouter.evaluation.shards import Job, collect, environment_identity, write
 from snrouter.evaluation.worker import Worker
 from snrouter.metrics.base import SampleMetric
 from snrouter.metrics.likelihood.estimate import standard_error
-from snrouter.search.frontier import best, frontier
+from snrouter.search.frontier import frontier
 from snrouter.spec import Document
 
 FORMAT = 1
@@ -133,20 +133,33 @@ def compare(results: Results, influences: Sequence[Tensor | None]) -> None:
 
 
 def _trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
+    """The frontier of (bits/dim, Frechet distance), and the best route.
+
+    The best has the lowest bits/dim of the routes whose distance is not demonstrably above the lowest of the single experts: by no
+    more than `tolerance` and two paired standard errors.
+    """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     first = {name: {row["label"]: row for row in reversed(rows) if row["metric"] == name} for name in ("bpd", "fid")}
     if not all(first.values()):
         return {}
     points = [(first["bpd"][label]["value"], first["fid"][label]["value"]) for label in labels]
-    singles = [point for label, point in zip(labels, points, strict=True) if first["bpd"][label]["route"] == "single"]
-    limit = min((quality for _, quality in singles), default=min(quality for _, quality in points)) + tolerance
 
     def named(i: int) -> dict[str, Any]:
         return {"label": labels[i], "bpd": points[i][0], "fid": points[i][1]}
 
-    chosen = best(points, limit)
-    front = [named(i) for i in frontier(points)]
-    return {"frontier": front} | ({} if chosen is None else {"best": named(chosen) | {"fid_limit": limit}})
+    front = {"frontier": [named(i) for i in frontier(points)]}
+    singles = [row for row in first["fid"].values() if row["route"] == "single"]
+    if not singles:
+        return front
+    finest = min(singles, key=lambda row: row["value"])
+
+    def allowed(row: Mapping[str, Any]) -> bool:
+        paired = row.get("paired", {}).get(finest["label"], {"difference": 0.0, "standard_error": 0.0})
+        return bool(paired["difference"] <= tolerance + 2 * paired["standard_error"])
+
+    candidates = [i for i, label in enumerate(labels) if allowed(first["fid"][label])]
+    chosen = min(candidates, key=lambda i: (*points[i], i))
+    return front | {"best": named(chosen) | {"against": finest["label"], "quality_tolerance": tolerance}}
 
 
 def write_results(results: Results) -> None:

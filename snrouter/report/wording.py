@@ -122,8 +122,11 @@ def _chosen(rows: Sequence[Row], judged: Sequence[Measure], results: Mapping[str
     rule = f"the lowest in {judged[0].name}"
     for row in rows:
         if row.best:
-            limit = results["best"].get("fid_limit")
-            return row, rule + ("" if limit is None else f" of the routes with a Fréchet distance of at most {limit:.2f}")
+            against, tolerance = results["best"].get("against"), results["best"].get("quality_tolerance") or 0
+            over = f" by more than {tolerance:g}" if tolerance else ""
+            return row, rule + (
+                f" of the routes whose Fréchet distance is not demonstrably above {against}'s{over}" if against else ""
+            )
     return min(rows, key=lambda row: _value(row, judged[0])), rule
 
 

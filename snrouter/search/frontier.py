@@ -15,9 +15,3 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
         if not kept or points[i][1] < points[kept[-1]][1]:
             kept.append(i)
     return kept
-
-
-def best(points: Sequence[tuple[float, float]], limit: float) -> int | None:
-    """Index of the point with the lowest first coordinate whose second is at most `limit`; None when there is none."""
-    allowed = [i for i, (_, second) in enumerate(points) if second <= limit]
-    return min(allowed, key=lambda i: (*points[i], i)) if allowed else None

@@ -68,9 +68,9 @@ class Sweep(_Model):
     )
     singles: bool = Field(default=True, description="also evaluate each expert alone, on its own support")
     quality_tolerance: float = Field(
-        default=0.5,
+        default=0.0,
         ge=0,
-        description="the best route may exceed the lowest quality metric of the single experts by this much",
+        description="how far the best route's quality metric may exceed the lowest of the single experts, beside two paired errors",
     )
 
 

@@ -116,9 +116,7 @@ def test_a_vdm_experts_clock_is_the_time_of_its_schedule_fixed_or_learned(saved)
     assert tuple(expert.support) == (-7.86, 5.0)
     ends = torch.tensor([-7.86, 5.0], dtype=torch.float64)
     assert expert.clock(ends).tolist() == pytest.approx([0, 1])
-    save_checkpoint(
-        saved, unet(), {"network": CONFIG}, {"schedule.b": torch.tensor(-9.0), "schedule.w": torch.tensor(-12.0)}
-    )
+    save_checkpoint(saved, unet(), {"network": CONFIG}, {"schedule.b": torch.tensor(-9.0), "schedule.w": torch.tensor(-12.0)})
     learned = snrouter.load_expert("vdm", saved)
     assert tuple(learned.support) == (-9.0, 3.0)
     assert learned.clock(torch.tensor([-3.0], dtype=torch.float64)).tolist() == pytest.approx([0.5])

@@ -37,7 +37,9 @@ def test_noise_is_minus_sigma_times_the_score_and_adds_up_with_the_image(oracle,
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_the_gaussians_density_is_torchs(gaussian, gamma):
     U = gaussian.eigenvectors
-    covariance = alpha(gamma) ** 2 * U @ torch.diag(gaussian.eigenvalues) @ U.T + sigma(gamma) ** 2 * torch.eye(6, dtype=torch.float64)
+    covariance = alpha(gamma) ** 2 * U @ torch.diag(gaussian.eigenvalues) @ U.T + sigma(gamma) ** 2 * torch.eye(
+        6, dtype=torch.float64
+    )
     exact = torch.distributions.MultivariateNormal(alpha(gamma) * gaussian.mean, covariance)
     torch.testing.assert_close(gaussian.log_density(states(), gamma), exact.log_prob(states()), rtol=1e-10, atol=1e-10)
 

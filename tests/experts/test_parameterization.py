@@ -35,8 +35,9 @@ OUTPUTS = {
     "score": lambda x, eps, al, si: -eps / si,
     "ve": lambda x, eps, al, si: -eps,
     "flow": lambda x, eps, al, si: eps - x,
-    "edm": lambda x, eps, al, si: (x - 0.25 / ((si / al) ** 2 + 0.25) * (x + si / al * eps))
-    / (si / al * 0.5 / math.sqrt((si / al) ** 2 + 0.25)),
+    "edm": lambda x, eps, al, si: (
+        (x - 0.25 / ((si / al) ** 2 + 0.25) * (x + si / al * eps)) / (si / al * 0.5 / math.sqrt((si / al) ** 2 + 0.25))
+    ),
 }
 INPUTS = {
     "ve": lambda x, eps, s: x + s * eps,

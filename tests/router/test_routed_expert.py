@@ -267,18 +267,14 @@ class TestIdentities:
 
     @pytest.mark.parametrize("eta", [0.25, 0.5])
     def test_a_route_over_copies_of_one_expert_is_that_expert(self, oracles, mixture, eta):
-        merged = merge(
-            {"a": mixture, "b": oracles.mixture()}, Threshold("a", "b", snrouter.position({"eta": eta}, BOUNDS))
-        )
+        merged = merge({"a": mixture, "b": oracles.mixture()}, Threshold("a", "b", snrouter.position({"eta": eta}, BOUNDS)))
         images = oracles.images(3)
         for solver in (snrouter.ODE("rk4", steps=8), snrouter.DDIM(8), snrouter.Ancestral(8)):  # the switch is a node
             ours, single = (snrouter.sample(e, 5, (6,), BOUNDS, solver, final="none") for e in (merged, mixture))
             torch.testing.assert_close(ours.x, single.x, rtol=1e-5, atol=1e-5)
             assert ours.nfe == single.nfe
         tight = snrouter.ODE(rtol=1e-9, atol=1e-9)
-        ours, single = (
-            snrouter.sample(e, 5, (6,), BOUNDS, tight, final="none", dtype=torch.float64) for e in (merged, mixture)
-        )
+        ours, single = (snrouter.sample(e, 5, (6,), BOUNDS, tight, final="none", dtype=torch.float64) for e in (merged, mixture))
         torch.testing.assert_close(ours.x, single.x, rtol=1e-7, atol=1e-7)
         for options in (
             {"estimator": "vlb", "times": 8},

@@ -78,9 +78,7 @@ def test_indices_choose_samples(merged, solver):
 @pytest.mark.parametrize("final", ["decode", "sample"])
 def test_the_final_step_draws_by_index_too(oracles, final):
     one, many = (
-        snrouter.sample(
-            oracles.Linear(), 16, (6,), BOUNDS, snrouter.Ancestral(4), final=final, levels=17, batch_size=size
-        ).x
+        snrouter.sample(oracles.Linear(), 16, (6,), BOUNDS, snrouter.Ancestral(4), final=final, levels=17, batch_size=size).x
         for size in (16, 3)
     )
     assert torch.equal(one, many)

@@ -69,9 +69,7 @@ def test_a_method_has_its_order(oracles, experts, method, direction):
 @pytest.mark.parametrize("direction", ["sample", "encode"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_seam_between_different_experts_costs_no_order(oracles, experts, merged, method, direction):
-    order, errors = measured_order(
-        oracles, method, direction, merged, lambda z, start, end: flow_across(experts, z, start, end)
-    )
+    order, errors = measured_order(oracles, method, direction, merged, lambda z, start, end: flow_across(experts, z, start, end))
     assert order == pytest.approx(METHODS[method][0], abs=0.1), errors
 
 

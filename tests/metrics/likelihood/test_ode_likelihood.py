@@ -27,9 +27,7 @@ def closed_form(oracle, x: torch.Tensor, bounds: GammaInterval) -> torch.Tensor:
     return log_p + x[0].numel() * math.log(alpha(bounds.gamma_min))
 
 
-@pytest.mark.parametrize(
-    ("kind", "shape", "n"), [("gaussian", (6,), 4), ("mixture", (6,), 4), ("mixture", (3, 8, 8), 2)], ids=str
-)
+@pytest.mark.parametrize(("kind", "shape", "n"), [("gaussian", (6,), 4), ("mixture", (6,), 4), ("mixture", (3, 8, 8), 2)], ids=str)
 def test_exact_divergence_gives_the_closed_form_within_1e_6_bits_per_dim(oracles, kind, shape, n):
     oracle, x = getattr(oracles, kind)(shape), oracles.images(n, shape)
     estimate = snrouter.bits_per_dim(oracle, x, BOUNDS, dequantization="none", solver=TIGHT, divergence="exact")
@@ -66,7 +64,7 @@ def test_hutchinson_is_within_three_of_its_standard_errors_of_the_exact_divergen
     oracle, x = getattr(oracles, kind)(), oracles.images(16)
     exact, probed = exact_and_probed(oracle, x, probe_noise=noise, repeats=8, seed=seed)
     assert set(probed.parts) == {"data", "probe"}
-    assert 0 < probed.parts["probe"] < 0.2
+    assert 0 < probed.parts["probe"] < (0.05 if noise == "rademacher" else 0.5)
     assert abs(probed.value - exact.value) < 3 * probed.parts["probe"]
     assert float((probed.values - exact.values).abs().max()) > 0
 
@@ -107,9 +105,7 @@ def test_the_integral_may_start_at_its_own_gamma(oracles, gaussian):
 
 def test_a_route_and_its_switch_change_nothing_for_an_expert_of_another_parameterization(oracles, gaussian):
     """The low-noise half by the oracle itself, the high-noise half by the same oracle as an EDM network."""
-    merged = snrouter.merge(
-        {"low": gaussian, "high": oracles.wrapped(gaussian, "edm")}, snrouter.Threshold("low", "high", -3.0)
-    )
+    merged = snrouter.merge({"low": gaussian, "high": oracles.wrapped(gaussian, "edm")}, snrouter.Threshold("low", "high", -3.0))
     x = oracles.images(4)
     estimate = snrouter.bits_per_dim(merged, x, BOUNDS, dequantization="none", solver=TIGHT, divergence="exact")
     wanted = -oracles.bits(closed_form(gaussian, x, BOUNDS), 6)
