@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
@@ -78,10 +77,8 @@ def doctor() -> list[Check]:
         devices += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     checks.append(Check("devices", True, devices))
     checks.append(_torchvision())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # collisions are rows of `snrouter list`
-        broken = [row for registry in REGISTRIES.values() for row in registry.rows() if row.status != "ok"]
-        count = sum(len(registry.names()) for registry in REGISTRIES.values())
+    broken = [row for registry in REGISTRIES.values() for row in registry.rows() if row.status != "ok"]
+    count = sum(len(registry.names()) for registry in REGISTRIES.values())
     detail = "; ".join(f"{row.kind} {row.name} of {row.package}: {row.status}" for row in broken)
     checks.append(Check("plugins", not broken, detail or f"{count} registered, all import"))
     checks.append(_weights())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -38,10 +39,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 def main() -> NoReturn:
     """Entry point: run a command and turn errors into one line and an exit code."""
     arguments = sys.argv[1:]
+    warnings.showwarning = _warn
     try:
         code = app(standalone_mode=False) or 0
-        if code == INTERRUPTED:  # the argument parser turns a keyboard interrupt into this
-            raise KeyboardInterrupt
     except SnrouterError as error:
         code = error.exit_code
         _fail(str(error), code, arguments)
@@ -49,7 +49,6 @@ def main() -> NoReturn:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-        _fail("interrupted; finished shards are kept, run the same command again to go on", code, arguments)
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is not None:  # a usage error of the argument parser
@@ -59,7 +58,13 @@ def main() -> NoReturn:
             code = 1
             message = " ".join(str(error).split())
             _fail(f"{type(error).__name__}: {message} (an error in snrouter or a plugin; --debug shows where)", code, arguments)
+    if code == INTERRUPTED:  # Typer, too, turns a keyboard interrupt into this code
+        _fail("interrupted; finished shards are kept, run the same command again to go on", code, arguments)
     sys.exit(code)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> None:
@@ -265,16 +270,12 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """List what is registered, by which package; a broken plugin is a row."""
-    import warnings
-
     from snrouter.errors import suggestion
     from snrouter.plugins.entry_points import REGISTRIES
 
     if kind and kind not in REGISTRIES:
         raise SpecError(f"unknown kind {kind!r}{suggestion(kind, REGISTRIES)}; kinds: {', '.join(REGISTRIES)}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what collides is in the rows
-        rows = [row for name, registry in REGISTRIES.items() if kind in ("", name) for row in registry.rows()]
+    rows = [row for name, registry in REGISTRIES.items() if kind in ("", name) for row in registry.rows()]
     if as_json:
         _print_json({"plugins": [vars(row) for row in rows]})
     else:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ route: {type: threshold, low: low, high: high, switch: {gamma: -3}}
 interval: {gamma_min: -12.0, gamma_max: 4.0}
 shape: [1, 2, 2]
 """
+
+
+@pytest.fixture(autouse=True)
+def _keep_showwarning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -185,6 +191,16 @@ def test_an_unexpected_error_is_one_line_too(snrouter: Any, monkeypatch: pytest.
 
     monkeypatch.setattr("snrouter.explain.explain", broken)
     refused(snrouter("explain", "digits"), 1, "RuntimeError: surprise", "--debug shows where")
+
+
+def test_warnings_are_lines_of_their_own(snrouter: Any, oracles: Path) -> None:
+    allowed = oracles.read_text().replace("standard_deviation: [0.6]", "standard_deviation: [0.6], allow_extrapolation: true")
+    oracles.write_text(allowed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, _, err = snrouter("sample", oracles, "-n", "2", "--set=interval.gamma_max=7", "--devices", "1")
+    assert code == 0
+    assert "warning: expert 'high' runs up to 1 in gamma beyond its support [-6, 6] (allow_extrapolation is set)" in err
 
 
 # --- bad input, a line each ------------------------------------------------------------------------------------------

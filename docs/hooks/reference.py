@@ -227,7 +227,7 @@ def commands() -> str:
     shared = [key for key, count in counts.items() if count > 2 and key[0].startswith("`-")]
     parts = ["### Options of many commands", _table(("option", ""), [(name, _inline(told or "")) for name, told in shared])]
     for name, command in every.items():
-        own = [p for p in command.params if (_option(p), p.help) not in shared]
+        own = [p for p in command.params if (_option(p), p.help) not in shared and p.name != "spec"]
         also = [_option(p).split(" ")[0].strip("`") for p in command.params if (_option(p), p.help) in shared]
         usage = " ".join(_metavar(p) for p in command.params if p.param_type_name == "argument")
         parts.append(f"### `snrouter {name}{' ' + usage if usage else ''}` {{ #{name} }}")

@@ -102,6 +102,7 @@ def gaussian(
     shape: Sequence[int] | None = None,
     support: tuple[float, float] = (-20.0, 20.0),
     name: str = "gaussian",
+    allow_extrapolation: bool = False,
 ) -> Gaussian:
     """A Gaussian oracle with independent pixels, from a spec.
 
@@ -111,6 +112,7 @@ def gaussian(
         shape: shape of an image; `[len(mean)]` when left out.
         support: gammas it may be asked at.
         name: what errors call it.
+        allow_extrapolation: warn, rather than refuse, beyond the support.
     """
     shape = tuple(shape or (len(mean),))
     count = math.prod(shape)
@@ -119,4 +121,4 @@ def gaussian(
         variance = torch.tensor(standard_deviation, dtype=torch.float64).expand(count) ** 2
     except RuntimeError:
         raise SpecError(f"expert {name!r}: mean and standard_deviation need 1 or {count} numbers each") from None
-    return Gaussian(centre, torch.diag(variance), support, name=name)
+    return Gaussian(centre, torch.diag(variance), support, name=name, allow_extrapolation=allow_extrapolation)

@@ -123,6 +123,7 @@ def gaussian_mixture(
     shape: Sequence[int] = (1,),
     support: tuple[float, float] = (-20.0, 20.0),
     name: str = "gaussian_mixture",
+    allow_extrapolation: bool = False,
 ) -> GaussianMixture:
     """A factorised mixture oracle from a spec: every pixel has the same one-dimensional mixture.
 
@@ -133,6 +134,7 @@ def gaussian_mixture(
         shape: shape of an image.
         support: gammas it may be asked at.
         name: what errors call it.
+        allow_extrapolation: warn, rather than refuse, beyond the support.
     """
     if not len(weights) == len(means) == len(standard_deviations):
         raise SpecError(f"expert {name!r}: weights, means and standard_deviations need one number each a component")
@@ -140,4 +142,6 @@ def gaussian_mixture(
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).reshape(-1, *(1 for _ in shape)).expand(-1, *shape)
 
-    return GaussianMixture(column(weights), column(means), column(standard_deviations), support, name=name)
+    return GaussianMixture(
+        column(weights), column(means), column(standard_deviations), support, name=name, allow_extrapolation=allow_extrapolation
+    )

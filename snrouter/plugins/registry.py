@@ -48,15 +48,8 @@ class Registry:
         found: dict[str, list[EntryPoint]] = {}
         for entry in entry_points(group=self.group):
             found.setdefault(entry.name, []).append(entry)
-        for name, entries in found.items():
+        for entries in found.values():
             entries.sort(key=lambda entry: (_package(entry) != BUILTIN, _package(entry)))
-            if len(entries) > 1:
-                others = ", ".join(f"{_package(entry)}:{name}" for entry in entries[1:])
-                warnings.warn(
-                    f"{self.kind} {name!r} is registered by {len(entries)} packages; {_package(entries[0])}'s is used, "
-                    f"write {others} for the other",
-                    stacklevel=2,
-                )
         return found
 
     def names(self) -> list[str]:
@@ -70,7 +63,15 @@ class Registry:
             SpecError: when no package registers it.
         """
         package, _, bare = name.rpartition(":")
-        for entry in self._entries.get(bare, []):
+        entries = self._entries.get(bare, [])
+        if not package and len(entries) > 1:
+            others = ", ".join(f"{_package(entry)}:{name}" for entry in entries[1:])
+            warnings.warn(
+                f"{self.kind} {name!r} is registered by {len(entries)} packages; {_package(entries[0])}'s is used, "
+                f"write {others} for the other",
+                stacklevel=2,
+            )
+        for entry in entries:
             if not package or _package(entry) == package:
                 return entry
         raise SpecError(f"unknown {self.kind} type {name!r}{suggestion(bare, self.names())}; known: {', '.join(self.names())}")

@@ -124,9 +124,9 @@ def _chosen(rows: Sequence[Row], judged: Sequence[Measure], results: Mapping[str
         if row.best:
             against, tolerance = results["best"].get("against"), results["best"].get("quality_tolerance") or 0
             over = f" by more than {tolerance:g}" if tolerance else ""
-            return row, rule + (
-                f" of the routes whose Fréchet distance is not demonstrably above {against}'s{over}" if against else ""
-            )
+            if against:
+                rule += f" of the routes whose Fréchet distance is not demonstrably above {against}'s{over}"
+            return row, rule
     return min(rows, key=lambda row: _value(row, judged[0])), rule
 
 

@@ -119,7 +119,7 @@ def test_each_draw_number_is_another_draw_and_none_depends_on_the_batch(oracles)
 class TestImportanceSamples:
     """A diagonal Gaussian of two pixels: the exact probability of a level is a difference of two normal cdfs in each."""
 
-    solver = snrouter.ODE("rk4", steps=30)
+    solver = snrouter.ODE("rk4", steps=24)
 
     def problem(self, levels: int) -> tuple[Gaussian, GammaInterval]:
         bounds = GammaInterval(-7.86 if levels == 17 else -13.3, 5.0)
@@ -145,7 +145,7 @@ class TestImportanceSamples:
     def test_more_samples_are_tighter_on_average_and_never_below_the_truth(self, oracles, levels, method, left):
         """Paired on common images: each K's bound is at or above the exact probability, and K = 16 leaves little of K = 1's gap."""
         oracle, bounds = self.problem(levels)
-        x = self.images(oracle, oracles, levels, 80)
+        x = self.images(oracle, oracles, levels, 300)
         truth, values = self.exact(oracle, bounds, x, levels), {}
         for k in (1, 4, 16):
             estimate = snrouter.bits_per_dim(
@@ -172,7 +172,7 @@ class TestImportanceSamples:
         )
         assert set(estimate.terms) == {"prior", "divergence", "dequantization", "importance"}
         torch.testing.assert_close(sum(term.values for term in estimate.terms.values()), estimate.values)
-        assert estimate.nfe == 5 * 30 * 4
+        assert estimate.nfe == 5 * 24 * 4
 
     @pytest.mark.parametrize(
         ("k", "divergence", "biased"), [(1, "hutchinson", False), (2, "hutchinson", True), (1, "exact", False), (2, "exact", False)]
