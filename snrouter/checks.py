@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from snrouter.errors import SnrouterError
-from snrouter.evaluation import Worker, own_route, route_expert, run
+from snrouter.evaluation import Worker, own_route, run
 from snrouter.experts.checkpoints import read_card, read_tensors
 from snrouter.plugins.entry_points import REGISTRIES
 from snrouter.solvers.base import smooth_pieces
@@ -50,7 +50,7 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
     for which, images in (("data", worker.data), ("reference", worker.reference)):
         if images is not None:
             yield Check(which, True, f"{images.name}: {len(images)} images of shape {list(images.shape)}, {images.levels} levels")
-    expert = route_expert(route)
+    expert = worker.expert(route)
     pieces = smooth_pieces(expert, document.bounds, "sample")
     yield Check("gamma coverage", True, f"{len(pieces)} pieces cover {document.bounds}")
     if spec.shape or worker.data or worker.reference:

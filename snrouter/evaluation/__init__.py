@@ -15,13 +15,13 @@ from torch import Tensor
 from snrouter.errors import SpecError
 from snrouter.evaluation.processes import compute
 from snrouter.evaluation.results import Results, compare, plain, summarise, write_results
-from snrouter.evaluation.routes import Route, own_route, route_expert, sweep_routes
+from snrouter.evaluation.routes import Route, own_route, sweep_routes
 from snrouter.evaluation.shards import collect, fingerprint, prepare, save_shard
 from snrouter.evaluation.worker import Worker
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
 
-__all__ = ["Results", "Worker", "draw", "own_route", "plain", "route_expert", "run", "sweep"]
+__all__ = ["Results", "Worker", "draw", "own_route", "plain", "run", "sweep"]
 
 
 def run(document: Document, out: Path, *, devices: int | str = 1, limit: int | None = None, progress: bool = True) -> Results:
@@ -56,7 +56,7 @@ def draw(document: Document, n: int, out: Path, *, devices: int | str = 1, progr
         raise SpecError(f"n: expected at least 1 sample, got {n}")
     route = own_route(document)
     worker = Worker([route])
-    smooth_pieces(route_expert(route), route.bounds, "sample")
+    smooth_pieces(worker.expert(route), route.bounds, "sample")
     job = worker.job("samples", 0, None, n)
     prepare(out)
     compute(worker, [job], out, devices, progress)
@@ -74,7 +74,7 @@ def _evaluate(
         raise SpecError(f"limit: expected at least 1, got {limit}")
     worker = Worker(routes, limit)
     for route in routes:  # refuse an impossible route before anything is computed
-        smooth_pieces(route_expert(route), route.bounds, "sample")
+        smooth_pieces(worker.expert(route), route.bounds, "sample")
     jobs = worker.jobs()
     prepare(out)
     compute(worker, jobs, out, devices, progress)

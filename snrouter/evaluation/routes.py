@@ -8,7 +8,6 @@ from typing import Any
 
 from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval
-from snrouter.router.routed_expert import RoutedExpert
 from snrouter.spec import Document
 
 
@@ -65,9 +64,3 @@ def sweep_routes(document: Document) -> list[Route]:
             columns = {"route": "single", "expert": name, "interval": "own support"}
             routes.append(Route(name, document.with_route({"type": "single", "expert": name}), support, columns))
     return routes
-
-
-def route_expert(route: Route) -> RoutedExpert:
-    """Load the experts of a route and merge them."""
-    policy = route.document.policy()
-    return RoutedExpert({name: route.document.expert(name) for name in policy.experts}, policy)

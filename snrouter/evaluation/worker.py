@@ -40,6 +40,19 @@ class Worker:
         self.reference: ImageData | None = routes[0].document.dataset("reference")
         self._experts: dict[str, Expert] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Experts do not travel to other processes, which load their own."""
+        return self.__dict__ | {"_experts": {}}
+
+    def expert(self, route: Route, device: torch.device | str = "cpu") -> RoutedExpert:
+        """The route over its experts, each loaded once."""
+        policy = route.document.policy()
+        for name in policy.experts:
+            if name not in self._experts:
+                self._experts[name] = route.document.expert(name)
+            self._experts[name].to(device=device, dtype=_DTYPES[self.spec.precision])
+        return RoutedExpert(self._experts, policy)
+
     def context(self, route: Route) -> Context:
         """What a metric sees of a route."""
         return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed)
@@ -108,7 +121,7 @@ class Worker:
         """Per-index tensors [B, ...] of one shard."""
         route = self.routes[task.job.route]
         context = self.context(route)
-        expert = self._route_expert(route, device)
+        expert = self.expert(route, device)
         dtype = _DTYPES[self.spec.precision]
         started = time.perf_counter()
         if task.job.kind == "samples":
@@ -148,13 +161,6 @@ class Worker:
 
     def _limited(self, count: int) -> int:
         return count if self.limit is None else min(count, self.limit)
-
-    def _route_expert(self, route: Route, device: torch.device) -> Expert:
-        policy = route.document.policy()
-        for name in policy.experts:
-            if name not in self._experts:
-                self._experts[name] = route.document.expert(name).to(device=device, dtype=_DTYPES[self.spec.precision])
-        return RoutedExpert(self._experts, policy)
 
     def _sample_labels(self, indices: range, device: torch.device) -> Tensor | None:
         if self.spec.condition == "none":

@@ -159,10 +159,10 @@ def test_the_resolved_spec_runs_again(tmp_path: Path) -> None:
 def test_a_route_outside_common_support_is_refused(tmp_path: Path) -> None:
     text = GAUSSIANS.replace("shape: [1, 2, 2]}\n  high", "shape: [1, 2, 2], support: [-12, -9]}\n  high")
     document = spec.load(write(tmp_path, text))
-    from snrouter.evaluation import own_route, route_expert
+    from snrouter.evaluation import Worker, own_route
 
     with pytest.raises(SupportError, match=r"gamma=-8 is outside the support \[-12, -9\] of 'low'; move it into"):
-        route_expert(own_route(document))
+        Worker([own_route(document)]).expert(own_route(document))
 
 
 def test_the_schema_describes_every_builtin_and_accepts_its_own_example() -> None:

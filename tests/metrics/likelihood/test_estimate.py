@@ -45,9 +45,7 @@ def merged(pair):
 def in_parts(expert, images, size, **options):
     """Values and terms of calls batch by batch, put together."""
     parts = [
-        snrouter.bits_per_dim(
-            expert, images[i : i + size], BOUNDS, seed=2, indices=range(i, min(i + size, len(images))), **options
-        )
+        snrouter.bits_per_dim(expert, images[i : i + size], BOUNDS, seed=2, indices=range(i, min(i + size, len(images))), **options)
         for i in range(0, len(images), size)
     ]
     terms = {name: torch.cat([part.terms[name].values for part in parts]) for name in parts[0].terms}
@@ -66,20 +64,25 @@ def test_batch_by_batch_calls_with_indices_equal_one_call(oracles, merged, name,
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
-@pytest.mark.parametrize("name", ["ode", "ode, uniform", "vlb"])
+@pytest.mark.parametrize("name", ["ode", "ode, two gaussian probes", "ode, uniform", "vlb"])
 def test_dequantization_probes_and_times_are_the_same_bit_for_bit_for_any_batch(oracles, name, size):
-    """The expert's arithmetic is element by element, so equal states, divergences and bounds mean equal draws."""
+    """The expert's arithmetic is element by element, so equal first states, divergences and gammas mean equal draws.
+
+    The bound's states may differ in their last bit, by torch's vectorised square roots, and are compared to that.
+    """
     images = oracles.images(N)
     recorder, whole_recorder = oracles.Recorder(Rolled()), oracles.Recorder(Rolled())
-    values, terms = in_parts(recorder, images, size, **PROTOCOLS[name])
+    _, terms = in_parts(recorder, images, size, **PROTOCOLS[name])
     whole = snrouter.bits_per_dim(whole_recorder, images, BOUNDS, seed=2, **PROTOCOLS[name])
     calls = len(whole_recorder.z)
-    for call in range(calls):  # every state that the expert was asked at, hence every draw behind it
-        assert torch.equal(torch.cat(recorder.z[call::calls]), whole_recorder.z[call])
-        assert torch.equal(torch.cat(recorder.gamma[call::calls]), whole_recorder.gamma[call])
+    for call in range(calls):
+        states, gammas = torch.cat(recorder.z[call::calls]), torch.cat(recorder.gamma[call::calls])
+        assert torch.equal(gammas, whole_recorder.gamma[call])
+        torch.testing.assert_close(states, whole_recorder.z[call], rtol=1e-15, atol=1e-15)
     if name != "vlb":
+        assert torch.equal(torch.cat(recorder.z[::calls]), whole_recorder.z[0])
         assert torch.equal(terms["divergence"], whole.terms["divergence"].values)
-        assert len(terms["divergence"].unique()) > 3
+        assert len(terms["divergence"].unique()) >= 3
 
 
 def test_an_adaptive_solver_depends_on_the_batch_within_its_tolerance(oracles, merged):
@@ -158,7 +161,7 @@ class TestErrorParts:
             assert parts[name] == pytest.approx(value, rel=0.05, abs=0.12 * largest), name
         # the parts add up to the total error of the mean over all draws
         total = standard_error((data + outer + inner).mean((0, 1)))
-        assert math.sqrt(sum(part**2 for part in parts.values())) == pytest.approx(total, rel=0.02)
+        assert math.sqrt(sum(part**2 for part in parts.values())) == pytest.approx(total, rel=0.03)
 
     def test_only_what_is_repeated_has_a_part(self):
         values = torch.randn(4, 3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
