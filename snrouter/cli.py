@@ -53,7 +53,8 @@ def main() -> NoReturn:
         usage = getattr(error, "format_message", None)
         if usage is not None:  # a usage error of the argument parser
             code = getattr(error, "exit_code", 2)
-            _fail(f"{usage()} (see snrouter --help)", code, arguments)
+            if usage():  # empty where the help was asked for by giving no arguments
+                _fail(f"{usage()} (see snrouter --help)", code, arguments)
         else:
             code = 1
             message = " ".join(str(error).split())
@@ -90,7 +91,7 @@ def _console() -> Any:
 def _rows(title: str, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     from rich.table import Table
 
-    table = Table(*header, title=title, title_justify="left")
+    table = Table(*header, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*row)
     _console().print(table)
@@ -104,8 +105,8 @@ def _load(spec: str, overrides: list[str] | None) -> Any:
     return document
 
 
-def _folder(out: Path | None, spec: str) -> Path:
-    return out or Path("runs") / Path(spec).stem
+def _folder(out: Path | None, command: str, spec: str) -> Path:
+    return out or Path("runs") / f"{Path(spec).stem}-{command}"
 
 
 def _devices(text: str) -> int | str:
@@ -133,7 +134,7 @@ def demo(
     """The whole story on handwritten digits: a sweep of thresholds against both experts, with a page to look at."""
     from snrouter.evaluation import sweep as work
 
-    _evaluate(work, _load("digits", set_), _folder(out, "demo"), devices, limit, as_json)
+    _evaluate(work, _load("digits", set_), out or Path("runs/demo"), devices, limit, as_json)
 
 
 @app.command()
@@ -149,7 +150,7 @@ def run(
     """Evaluate the spec's route with every metric it names."""
     from snrouter.evaluation import run as work
 
-    _evaluate(work, _load(spec, set_), _folder(out, spec), devices, limit, as_json)
+    _evaluate(work, _load(spec, set_), _folder(out, "run", spec), devices, limit, as_json)
 
 
 @app.command()
@@ -165,7 +166,7 @@ def sweep(
     """Compare the thresholds of the spec's `sweep`, and each expert alone: table, plots and page."""
     from snrouter.evaluation import sweep as work
 
-    _evaluate(work, _load(spec, set_), _folder(out, spec), devices, limit, as_json)
+    _evaluate(work, _load(spec, set_), _folder(out, "sweep", spec), devices, limit, as_json)
 
 
 @app.command()
@@ -182,7 +183,7 @@ def sample(
     from snrouter.evaluation import draw
     from snrouter.report import save_grid
 
-    folder = _folder(out, spec)
+    folder = _folder(out, "sample", spec)
     images = draw(_load(spec, set_), n, folder, devices=_devices(devices), progress=not as_json)
     picture = save_grid(images, folder / "samples.png")
     if as_json:
@@ -205,7 +206,7 @@ def train(
     from snrouter.training import train as work
 
     document = _load(spec, set_)
-    recipes, data, folder = document.spec.train, document.dataset("reference"), _folder(out, spec)
+    recipes, data, folder = document.spec.train, document.dataset("reference"), _folder(out, "train", spec)
     if not recipes or data is None:
         raise SpecError("nothing to train; add train: {name: {type: edm, ...}} and reference: {type: digits, split: train}")
     unknown = [name for name in names or [] if name not in recipes]
@@ -254,7 +255,8 @@ def explain(spec: SpecArgument, as_json: Json = False, set_: Set = None, debug: 
     rows = [
         [piece["expert"], f"{piece['from']['gamma']:.5g}", f"{piece['to']['gamma']:.5g}", _span(piece["steps"])] for piece in pieces
     ]
-    _rows(f"{told['route']} route, sampled by {told['solver']}", ["expert", "from gamma", "to gamma", "steps"], rows)
+    print(f"{told['route']} route, sampled by {told['solver']}")
+    _rows("", ["expert", "from gamma", "to gamma", "steps"], rows)
     edges = [pieces[0]["from"], *(piece["to"] for piece in pieces)]
     _rows("the same positions in every unit", list(edges[0]), ([f"{value:.5g}" for value in edge.values()] for edge in edges))
 

@@ -26,6 +26,11 @@ Clock = Callable[[Tensor], Tensor]
 class Schedule(ABC):
     """A monotone map t <-> gamma; t grows with noise. Tensors in float64 in, the same out."""
 
+    @property
+    def support(self) -> GammaInterval:
+        """The gammas that it has a time for."""
+        return GammaInterval(-math.inf, math.inf)
+
     @abstractmethod
     def gamma(self, t: Tensor) -> Tensor:
         """Gamma at time t."""
@@ -40,6 +45,11 @@ class LinearSchedule(Schedule):
 
     def __init__(self, gamma_min: float, gamma_max: float) -> None:
         self.interval = axis.interval((gamma_min, gamma_max))
+
+    @property
+    def support(self) -> GammaInterval:
+        """The interval of t in [0, 1]."""
+        return self.interval
 
     def gamma(self, t: Tensor) -> Tensor:
         """Gamma at t in [0, 1]."""
@@ -56,6 +66,11 @@ class VPSchedule(Schedule):
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         self.beta_min = beta_min
         self.slope = beta_max - beta_min
+
+    @property
+    def support(self) -> GammaInterval:
+        """Up to t = 1."""
+        return GammaInterval(-math.inf, float(self.gamma(torch.tensor(1.0, dtype=torch.float64))))
 
     def _exponent(self, t: Tensor) -> Tensor:
         return self.beta_min * t + 0.5 * self.slope * t**2
@@ -90,6 +105,11 @@ class CosineSchedule(Schedule):
 
     def __init__(self, s: float = 0.0) -> None:
         self.s = s
+
+    @property
+    def support(self) -> GammaInterval:
+        """From t = 0 on, which has noise when s > 0."""
+        return GammaInterval(2 * math.log(math.tan(math.pi / 2 * self.s / (1 + self.s))) if self.s else -math.inf, math.inf)
 
     def gamma(self, t: Tensor) -> Tensor:
         """2 log tan(pi/2 (t + s)/(1 + s))."""
@@ -166,26 +186,36 @@ _UNIT_CLOCKS: dict[str, Clock] = {
 }
 
 
-def clock(name: str | Schedule, **parameters: float | Sequence[float] | Tensor) -> Clock:
-    """The function gamma [B] -> noise level [B] that a network is called with.
+def schedule(name: str, **parameters: float | Sequence[float] | Tensor) -> Schedule:
+    """The schedule of that name in `SCHEDULES`.
+
+    Raises:
+        SpecError: when the parameters are not the schedule's.
+    """
+    try:
+        return SCHEDULES[name](**parameters)
+    except TypeError as error:
+        raise SpecError(f"clock {name!r}: {error}") from None
+
+
+def clock(name: str | Schedule, **parameters: float | Sequence[float] | Tensor) -> tuple[Clock, GammaInterval]:
+    """The function gamma [B] -> noise level [B] that a network is called with, and the gammas it has a noise level for.
 
     Args:
-        name: a unit ("gamma", "log_snr", "half_log_snr", "edm_sigma", "edm_c_noise" = log(edm_sigma)/4 of EDM), the name
-            of a schedule in `SCHEDULES`, whose t is then the noise level, or a `Schedule`.
+        name: a unit ("gamma", "log_snr", "half_log_snr", "edm_sigma", "edm_c_noise" = log(edm_sigma)/4 of EDM), the name of a
+            schedule in `SCHEDULES`, whose t is then the noise level, or a `Schedule`.
         parameters: of the named schedule, e.g. `alphas_cumprod=...` or `beta_min=0.1`.
 
     Raises:
         SpecError: when the name is unknown or the parameters are not the schedule's.
     """
+    if isinstance(name, str) and name in SCHEDULES:
+        name = schedule(name, **parameters)
+        parameters = {}
     if isinstance(name, Schedule):
-        return name.t
+        return name.t, name.support
     if name in _UNIT_CLOCKS and not parameters:
-        return _UNIT_CLOCKS[name]
-    if name in SCHEDULES:
-        try:
-            return SCHEDULES[name](**parameters).t
-        except TypeError as error:
-            raise SpecError(f"clock {name!r}: {error}") from None
+        return _UNIT_CLOCKS[name], GammaInterval(-math.inf, math.inf)
     known = (*_UNIT_CLOCKS, *SCHEDULES)
     if name in known:
         raise SpecError(f"clock {name!r} takes no parameters, got {', '.join(parameters)}")

@@ -135,7 +135,7 @@ class _EDM(_Objective):
         self.support = support
         self.shift = 2 * math.log(recipe.data_scale)
         row = partial(parameterization.edm, sigma_data=recipe.sigma_data)
-        self.expert = _expert(network, row, clock("edm_c_noise"), support, recipe.data_scale)
+        self.expert = _expert(network, row, clock("edm_c_noise")[0], support, recipe.data_scale)
 
     def loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
         mean, std = 2 * self.recipe.p_mean, 2 * self.recipe.p_std

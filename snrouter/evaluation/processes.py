@@ -10,12 +10,14 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 import snrouter.errors
@@ -23,6 +25,9 @@ from snrouter.errors import SnrouterError, SpecError
 from snrouter.evaluation.shards import Job, Task, save_shard, shard_path, write
 from snrouter.evaluation.worker import Worker
 from snrouter.quiet import quiet_lightning, silence_lightning
+
+PATIENCE = timedelta(days=7)
+"""How long a process that is done waits for the others."""
 
 
 class _Shards(LightningModule):
@@ -32,7 +37,6 @@ class _Shards(LightningModule):
         super().__init__()
         self.worker = worker
         self.tasks = tasks
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer shards than processes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         silence_lightning()  # a spawned process begins here
@@ -53,6 +57,9 @@ class _Shards(LightningModule):
                 raise
         save_shard(task.path, measured)
         return number
+
+    def on_predict_end(self) -> None:
+        self.trainer.strategy.barrier()  # a process that leaves early takes its connections with it
 
 
 class _Bar(Callback):
@@ -123,15 +130,15 @@ def compute(worker: Worker, jobs: Sequence[Job], out: Path, devices: int | str, 
     error_file.unlink(missing_ok=True)
     on_cpu = not torch.cuda.is_available()
     if devices == "auto":
-        devices = min((os.cpu_count() or 1) if on_cpu else torch.cuda.device_count(), len(missing))
-    count = int(devices)
-    if count < 1:
+        devices = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
+    if int(devices) < 1:
         raise SpecError(f"devices: expected at least 1 or auto, got {devices}")
+    count = min(int(devices), len(missing))  # a process with nothing to do would leave before the others
     with quiet_lightning():
         trainer = Trainer(
             accelerator="cpu" if on_cpu else "gpu",
             devices=count,
-            strategy="auto" if count == 1 else "ddp_spawn",
+            strategy="auto" if count == 1 else DDPStrategy(start_method="spawn", timeout=PATIENCE),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

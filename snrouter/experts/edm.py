@@ -48,7 +48,7 @@ def edm(
     return NetworkExpert(
         network,
         partial(parameterization.edm, sigma_data=chosen["sigma_data"]),
-        clock("edm_c_noise"),
+        clock("edm_c_noise")[0],
         interval(chosen["support"]),
         data_scale=chosen["data_scale"],
         conditional=bool(getattr(network, "classes", 0)),

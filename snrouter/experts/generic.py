@@ -11,15 +11,16 @@ from snrouter.errors import SpecError
 from snrouter.experts.checkpoints import load_network
 from snrouter.experts.network import NetworkExpert
 from snrouter.experts.parameterization import Parameterization, parameterization
-from snrouter.gamma import interval
-from snrouter.schedules import Schedule
+from snrouter.experts.vdm import SUPPORT as VDM
+from snrouter.gamma import GammaInterval, interval
+from snrouter.schedules import DiscreteSchedule, Schedule
 from snrouter.schedules import clock as named_clock
 
 
 def wrap(
     network: nn.Module,
     prediction: str | Parameterization = "eps",
-    support: tuple[float, float] = (-13.3, 5.0),
+    support: tuple[float, float] | None = None,
     *,
     clock: str | Schedule = "gamma",
     data_scale: float = 1.0,
@@ -33,7 +34,8 @@ def wrap(
     Args:
         network: called as `network(c_in z, noise_level, condition)`; noise_level is [B], on the clock named.
         prediction: what its output is: "eps", "x", "v", "score", "ve", "flow", "edm", or gamma -> `Coefficients`.
-        support: (gamma_min, gamma_max) it was trained on, on its own pixel scale.
+        support: (gamma_min, gamma_max) it was trained on, on its own pixel scale; when left out, what a discrete clock covers, or
+            VDM's (-13.3, 5) as far as the clock does.
         clock: see `snrouter.schedules.clock`: a unit of the axis, a named schedule (the noise level is its t), or a `Schedule`.
         data_scale: pixels are multiplied by this before they reach the network.
         conditional: whether it takes `condition` (others are given None).
@@ -45,13 +47,20 @@ def wrap(
         `wrap(unet, "v", (-12, 9), clock="cosine")` or `wrap(unet, "eps", (-9, 5), clock="discrete", alphas_cumprod=table)`.
 
     Raises:
-        SpecError: for an unknown prediction or clock, or a support that is no interval.
+        SpecError: for an unknown prediction or clock, or a support that is no interval or beyond the clock's.
     """
+    tick, covered = named_clock(clock, **schedule)
+    if support is None:
+        chosen = covered if clock == "discrete" or isinstance(clock, DiscreteSchedule) else covered.intersect(GammaInterval(*VDM))
+    else:
+        chosen = interval(support)
+        if not (covered.covers(chosen.gamma_min) and covered.covers(chosen.gamma_max)):
+            raise SpecError(f"expert {name!r}: support {chosen} goes beyond what its clock covers, {covered}; narrow the support")
     return NetworkExpert(
         network,
         parameterization(prediction) if isinstance(prediction, str) else prediction,
-        named_clock(clock, **schedule),
-        interval(support),
+        tick,
+        chosen,
         data_scale=data_scale,
         conditional=conditional,
         name=name,
@@ -75,7 +84,7 @@ def generic(
     Args:
         checkpoint: a .safetensors file with its card.
         prediction: see `wrap`.
-        support: (gamma_min, gamma_max) it was trained on; the card's when left out.
+        support: (gamma_min, gamma_max) it was trained on; the card's when left out, or as in `wrap`.
         clock: see `wrap`.
         clock_parameters: parameters of the named clock, e.g. `{"alphas_cumprod": [...]}`.
         data_scale: the network's pixels over ours.
@@ -84,12 +93,10 @@ def generic(
 
     Raises:
         CheckpointError: when the checkpoint is missing, damaged or of the wrong shape.
-        SpecError: for an unknown prediction or clock, or when neither spec nor card gives a support.
+        SpecError: for an unknown prediction or clock, or a support beyond the clock's.
     """
     network, card, _ = load_network(checkpoint)
     support = support or card.get("expert", {}).get("support")
-    if support is None:
-        raise SpecError(f"expert {name!r}: its card gives no support; add support: [gamma_min, gamma_max]")
     return wrap(
         network,
         prediction,

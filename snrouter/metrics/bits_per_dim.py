@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from snrouter.errors import SpecError
@@ -18,6 +19,15 @@ from snrouter.metrics.likelihood.bits_per_dim import protocol
 from snrouter.metrics.likelihood.dequantization import Dequantization
 from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise
 from snrouter.solvers.ode import ODE
+
+
+def _without_type(value: Any) -> Any:
+    """`{type: ode, rtol: ...}` as everywhere else in a spec, or without its type, there being no choice."""
+    if isinstance(value, Mapping) and "type" in value:
+        if value["type"] != "ode":
+            raise ValueError(f"the exact likelihood integrates the flow: expected type ode, got {value['type']!r}")
+        return {key: part for key, part in value.items() if key != "type"}
+    return value
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class BitsPerDim(DataMetric):
     gamma_0: Gamma | None = None
     times: int = 128
     steps: int | None = None
-    solver: ODE | None = None
+    solver: Annotated[ODE | None, BeforeValidator(_without_type)] = None
 
     def count(self, context: Context) -> int:
         """The data's images, or the first `images` of them."""
@@ -91,8 +101,9 @@ class BitsPerDim(DataMetric):
         total = Term.of(measured["values"])
         terms = {name.removeprefix("term/"): Term.of(v) for name, v in measured.items() if name.startswith("term/")}
         columns: dict[str, Any] = {"estimator": self.estimator}
-        if self.estimator == "ode":
+        if self.estimator == "ode" or self.dequantization == "none":
             columns["dequantization"] = self.dequantization
+        if self.estimator == "ode":
             columns["biased"] = self.importance_samples > 1 and self.divergence == "hutchinson"
         return Summary(
             value=total.value,

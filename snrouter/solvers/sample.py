@@ -48,7 +48,8 @@ def sample(
         shape: of one image, e.g. (3, 32, 32).
         interval: (gamma_min, gamma_max); starts from N(0, sigma_max^2 I) as the paper does.
         solver: `ODE()` when left out.
-        seed: sample i is the same for any batch size, order or device count, up to rounding.
+        seed: the draws for sample i are the same for any batch size, order or device count; its result too, up to rounding, or
+            within the tolerance of a solver whose steps a batch shares.
         indices: which samples to draw, n of them; 0 ... n - 1 when left out.
         condition: one row a sample, [n, ...], passed to the expert.
         final: how z_0 becomes an image.

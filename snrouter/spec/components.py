@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from snrouter.errors import PluginError
 from snrouter.plugins import entry_points as plugins
 from snrouter.spec.models import Component, MetricComponent, Spec
 
@@ -39,7 +40,13 @@ def path_parameters(target: Callable[..., Any]) -> list[str]:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     plain_class = inspect.isclass(target) and not dataclasses.is_dataclass(target)
-    return get_type_hints(target.__init__ if plain_class else target, include_extras=True)
+    try:
+        return get_type_hints(target.__init__ if plain_class else target, include_extras=True)
+    except NameError as error:
+        raise PluginError(
+            f"{target.__module__}.{target.__qualname__}: its annotations cannot be resolved ({error}); "
+            f"import what they name outside TYPE_CHECKING"
+        ) from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -102,8 +102,9 @@ class Document:
         return Document(raw, {loc: source for loc, source in self.sources.items() if loc[:1] != ("route",)})
 
     def dump(self) -> dict[str, Any]:
-        """The spec as plain data, paths made absolute, ready to be written and run again."""
-        raw = self.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        """The spec as plain data, defaults written out and paths made absolute, ready to be run again."""
+        raw = self.spec.model_dump(mode="json", exclude_none=True)
+        raw["train"] = {name: recipe.dump() for name, recipe in self.spec.train.items()}
         for registry, component, location in self._components():
             for name in path_parameters(registry.get(component.name)):
                 if name in component.arguments:

@@ -70,7 +70,7 @@ class Sweep(_Model):
     quality_tolerance: float = Field(
         default=0.0,
         ge=0,
-        description="how far the best route's quality metric may exceed the lowest of the single experts, beside two paired errors",
+        description="how far the best route's quality metric may exceed the single experts' lowest, on top of two paired errors",
     )
 
 

@@ -89,7 +89,7 @@ def test_edm_noise_keeps_float32_at_low_noise_where_subtracting_the_image_loses_
 
 
 def test_an_unknown_prediction_is_refused_with_a_suggestion():
-    with pytest.raises(SpecError, match="unknown prediction 'epsilon'.*known: eps, x, v"):
+    with pytest.raises(SpecError, match=r"unknown prediction 'epsilon'.*known: eps, x, v"):
         parameterization("epsilon")
     with pytest.raises(SpecError, match="did you mean 'score'"):
         parameterization("scores")

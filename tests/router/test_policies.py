@@ -75,7 +75,7 @@ def test_a_switch_that_is_no_gamma_is_refused(switch):
 
 
 def test_an_unknown_expert_is_refused_with_a_suggestion(pair):
-    with pytest.raises(SpecError, match="route names expert 'hihg', which is not there; did you mean 'high'.*known: low, high"):
+    with pytest.raises(SpecError, match=r"route names expert 'hihg', which is not there; did you mean 'high'.*known: low, high"):
         snrouter.merge(pair, Threshold("low", "hihg", 0.0))
 
 
@@ -99,9 +99,9 @@ def test_the_supports_of_a_piecewise_route_are_checked_at_every_switch(oracles):
         return snrouter.merge(experts, Piecewise([Stretch("low", first), Stretch("mid", second), Stretch("high")]))
 
     assert route(-6.0, -1.0).support == (-13.3, 8.0)
-    with pytest.raises(SupportError, match="between 'mid' and 'high' at gamma=-3 .* of 'high'"):
+    with pytest.raises(SupportError, match=r"between 'mid' and 'high' at gamma=-3 .* of 'high'"):
         route(-6.0, -3.0)
-    with pytest.raises(SupportError, match="between 'low' and 'mid' at gamma=-9 .* of 'mid'"):
+    with pytest.raises(SupportError, match=r"between 'low' and 'mid' at gamma=-9 .* of 'mid'"):
         route(-9.0, -1.0)
 
 

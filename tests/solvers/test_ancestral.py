@@ -1,5 +1,6 @@
 """Ancestral sampling: the exact affine recursion of its steps, and the paper's listing."""
 
+import itertools
 import math
 
 import pytest
@@ -21,7 +22,7 @@ def test_the_samples_of_a_gaussian_have_the_mean_and_covariance_of_the_affine_re
     eye = torch.eye(6, dtype=torch.float64)
     mean, covariance = torch.zeros(6, dtype=torch.float64), sigma(4.0) ** 2 * eye
     grid = [4.0 - 12.0 * i / steps for i in range(steps + 1)]
-    for t, s in zip(grid, grid[1:], strict=False):
+    for t, s in itertools.pairwise(grid):
         offset = oracle.eps_hat(torch.zeros(1, 6, dtype=torch.float64), t)[0]
         slope = (oracle.eps_hat(eye, t) - offset).T  # column j is the answer to unit vector j
         c = 1 - math.exp(s - t)

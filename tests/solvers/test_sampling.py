@@ -1,5 +1,6 @@
 """Sampling: the named final step, costs, progress, grids, and solvers that are refused."""
 
+import itertools
 import math
 
 import pytest
@@ -114,7 +115,7 @@ def test_grids_ascend_from_one_end_of_the_interval_to_the_other(lo, length, step
     for grid in (grids.uniform(bounds, steps), grids.rho(bounds, steps, power)):
         assert len(grid) == steps + 1
         assert (grid[0], grid[-1]) == bounds
-        assert all(a < b for a, b in zip(grid, grid[1:], strict=False))
+        assert all(a < b for a, b in itertools.pairwise(grid))
 
 
 def test_the_rho_grid_is_edms_and_the_split_puts_a_seam_among_its_nodes():

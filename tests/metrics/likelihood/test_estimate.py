@@ -108,7 +108,7 @@ def test_an_estimate_carries_its_number_error_calls_and_protocol(oracles, merged
     assert estimate.standard_error == pytest.approx(float(estimate.values.std()) / 3)
     assert estimate.nfe == sum(estimate.nfe_per_expert.values())
     assert estimate.parts is None
-    assert estimate.protocol == {
+    said = {
         "estimator": "ode",
         "gamma_min": -8.0,
         "gamma_max": 4.0,
@@ -128,6 +128,7 @@ def test_an_estimate_carries_its_number_error_calls_and_protocol(oracles, merged
         "repeats": 1,
         "seed": 0,
     }
+    assert said.items() <= estimate.protocol.items()
     assert math.isnan(snrouter.bits_per_dim(merged, oracles.images(1), BOUNDS, solver=RK4).standard_error)
 
 

@@ -41,13 +41,13 @@ def test_the_exact_trace_is_taken_in_chunks_without_loss(oracles):
     """D = 70 is two chunks of at most 64: the second is where an offset would show."""
     oracle = oracles.gaussian((70,))
     x = oracles.draw(oracle, 2)
-    solver, bounds = snrouter.ODE("rk4", steps=200), GammaInterval(-6.0, 3.0)
+    solver, bounds = snrouter.ODE("rk4", steps=100), GammaInterval(-6.0, 3.0)
     estimate = snrouter.bits_per_dim(oracle, x, bounds, dequantization="none", solver=solver, divergence="exact")
     wanted = -oracles.bits(closed_form(oracle, x, bounds), 70)
     assert float((estimate.values - wanted).abs().max()) < 1e-6
 
 
-SMOOTH = snrouter.ODE("rk4", steps=40)
+SMOOTH = snrouter.ODE("rk4", steps=12)
 
 
 def exact_and_probed(oracle, x, **options):
@@ -89,8 +89,8 @@ def test_hutchinson_costs_one_call_a_step_and_so_does_the_exact_divergence(oracl
     merged = snrouter.merge(pair, snrouter.Threshold("low", "high", -2.0))
     for divergence in ("hutchinson", "exact"):
         estimate = snrouter.bits_per_dim(merged, oracles.images(2), (-8.0, 4.0), solver=SMOOTH, divergence=divergence)
-        assert estimate.nfe == 160
-        assert estimate.nfe_per_expert == {"low": 80, "high": 80}
+        assert estimate.nfe == 48
+        assert estimate.nfe_per_expert == {"low": 24, "high": 24}
 
 
 def test_the_integral_may_start_at_its_own_gamma(oracles, gaussian):
