@@ -1,7 +1,7 @@
 """Clocks: how a network's own time is read off the shared axis.
 
-A schedule is a monotone map between an expert's time t and gamma. `clock(...)` turns one, or a unit of the axis, into
-the function gamma -> noise level that a network is called with. An expert's clock is always mapped *from* gamma.
+A schedule is a monotone map between an expert's time t and gamma; its t is the noise level that a network is called with. Units of
+the axis are schedules too. An expert's clock is always mapped *from* gamma.
 
 Sources: VDM arXiv 2107.00630 (linear), score SDE arXiv 2011.13456 (vp, sub_vp), iDDPM arXiv 2102.09672 (cosine),
 rectified flow arXiv 2209.03003 (flow), DDPM arXiv 2006.11239 (discrete).
@@ -24,7 +24,7 @@ Clock = Callable[[Tensor], Tensor]
 
 
 class Schedule(ABC):
-    """A monotone map t <-> gamma; t grows with noise. Tensors in float64 in, the same out."""
+    """A monotone map t <-> gamma. Tensors in float64 in, the same out."""
 
     @property
     def support(self) -> GammaInterval:
@@ -167,7 +167,33 @@ class DiscreteSchedule(Schedule):
         return left + (value - self.gammas[left]) / (self.gammas[right] - self.gammas[left])
 
 
-SCHEDULES: dict[str, type[Schedule]] = {
+class UnitSchedule(Schedule):
+    """A unit of the axis as a clock.
+
+    Args:
+        to_unit: gamma -> unit.
+        from_unit: its inverse.
+    """
+
+    def __init__(self, to_unit: Clock, from_unit: Clock) -> None:
+        self.to_unit = to_unit
+        self.from_unit = from_unit
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """Gamma of a value in the unit."""
+        return self.from_unit(t)
+
+    def t(self, gamma: Tensor) -> Tensor:
+        """Gamma in the unit."""
+        return self.to_unit(gamma)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "gamma": lambda: UnitSchedule(lambda gamma: gamma, lambda t: t),
+    "log_snr": lambda: UnitSchedule(axis.log_snr, axis.from_log_snr),
+    "half_log_snr": lambda: UnitSchedule(axis.half_log_snr, axis.from_half_log_snr),
+    "edm_sigma": lambda: UnitSchedule(axis.edm_sigma, axis.from_edm_sigma),
+    "edm_c_noise": lambda: UnitSchedule(lambda gamma: gamma / 8, lambda t: 8 * t),
     "linear": LinearSchedule,
     "vp": VPSchedule,
     "sub_vp": SubVPSchedule,
@@ -175,48 +201,23 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "flow": FlowSchedule,
     "discrete": DiscreteSchedule,
 }
-"""Schedules by the name a spec or `wrap(clock=...)` gives them."""
-
-_UNIT_CLOCKS: dict[str, Clock] = {
-    "gamma": lambda gamma: gamma,
-    "log_snr": axis.log_snr,
-    "half_log_snr": axis.half_log_snr,
-    "edm_sigma": axis.edm_sigma,
-    "edm_c_noise": lambda gamma: gamma / 8,
-}
+"""Clocks by the name a spec or `wrap(clock=...)` gives them; "edm_c_noise" is EDM's log(edm_sigma)/4."""
 
 
 def schedule(name: str, **parameters: float | Sequence[float] | Tensor) -> Schedule:
-    """The schedule of that name in `SCHEDULES`.
-
-    Raises:
-        SpecError: when the parameters are not the schedule's.
-    """
-    try:
-        return SCHEDULES[name](**parameters)
-    except TypeError as error:
-        raise SpecError(f"clock {name!r}: {error}") from None
-
-
-def clock(name: str | Schedule, **parameters: float | Sequence[float] | Tensor) -> tuple[Clock, GammaInterval]:
-    """The function gamma [B] -> noise level [B] that a network is called with, and the gammas it has a noise level for.
+    """The schedule of that name in `SCHEDULES`, whose t at gamma is the noise level that a network is called with.
 
     Args:
-        name: a unit ("gamma", "log_snr", "half_log_snr", "edm_sigma", "edm_c_noise" = log(edm_sigma)/4 of EDM), the name of a
-            schedule in `SCHEDULES`, whose t is then the noise level, or a `Schedule`.
-        parameters: of the named schedule, e.g. `alphas_cumprod=...` or `beta_min=0.1`.
+        name: e.g. "gamma", "edm_sigma", "cosine" or "discrete".
+        parameters: of the schedule, e.g. `alphas_cumprod=...` or `beta_min=0.1`.
 
     Raises:
         SpecError: when the name is unknown or the parameters are not the schedule's.
     """
-    if isinstance(name, str) and name in SCHEDULES:
-        name = schedule(name, **parameters)
-        parameters = {}
-    if isinstance(name, Schedule):
-        return name.t, name.support
-    if name in _UNIT_CLOCKS and not parameters:
-        return _UNIT_CLOCKS[name], GammaInterval(-math.inf, math.inf)
-    known = (*_UNIT_CLOCKS, *SCHEDULES)
-    if name in known:
-        raise SpecError(f"clock {name!r} takes no parameters, got {', '.join(parameters)}")
-    raise SpecError(f"unknown clock {name!r}{suggestion(name, known)}; known: {', '.join(known)}")
+    if name not in SCHEDULES:
+        raise SpecError(f"unknown clock {name!r}{suggestion(name, SCHEDULES)}; known: {', '.join(SCHEDULES)}")
+    try:
+        return SCHEDULES[name](**parameters)
+    except TypeError as error:
+        reason = str(error).replace("<lambda>()", name).replace("__init__()", name)
+        raise SpecError(f"clock {name!r}: {reason}") from None

@@ -40,7 +40,7 @@ from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import GammaInterval
 from snrouter.quiet import quiet_lightning
 from snrouter.recipe import Recipe
-from snrouter.schedules import Clock, Schedule, clock
+from snrouter.schedules import Clock, Schedule, schedule
 
 
 def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool = True, accelerator: str = "auto") -> dict[str, Any]:
@@ -135,7 +135,7 @@ class _EDM(_Objective):
         self.support = support
         self.shift = 2 * math.log(recipe.data_scale)
         row = partial(parameterization.edm, sigma_data=recipe.sigma_data)
-        self.expert = _expert(network, row, clock("edm_c_noise")[0], support, recipe.data_scale)
+        self.expert = _expert(network, row, schedule("edm_c_noise").t, support, recipe.data_scale)
 
     def loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
         mean, std = 2 * self.recipe.p_mean, 2 * self.recipe.p_std

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import snrouter
 from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval
 from snrouter.schedules import (
@@ -16,7 +17,7 @@ from snrouter.schedules import (
     LinearSchedule,
     SubVPSchedule,
     VPSchedule,
-    clock,
+    schedule,
 )
 
 SCHEDULES = {
@@ -121,7 +122,7 @@ def test_a_table_that_is_none_is_refused(table):
     ],
 )
 def test_a_clock_tells_the_noise_level_of_gamma(name, parameters, expected):
-    level = float(clock(name, **parameters)(batch([-2.0])))
+    level = float(schedule(name, **parameters).t(batch([-2.0])))
     if expected is None:  # the quadratic has no short closed form; it inverts
         assert float(VPSchedule().gamma(batch([level]))) == pytest.approx(-2.0)
     else:
@@ -129,7 +130,26 @@ def test_a_clock_tells_the_noise_level_of_gamma(name, parameters, expected):
 
 
 def test_a_schedule_is_a_clock():
-    assert float(clock(FlowSchedule())(batch([0.0]))) == 0.5
+    assert float(snrouter.wrap(torch.nn.Identity(), clock=FlowSchedule()).clock(batch([0.0]))) == 0.5
+
+
+@pytest.mark.parametrize("name", ["gamma", "log_snr", "half_log_snr", "edm_sigma", "edm_c_noise"])
+def test_a_unit_is_a_schedule_that_inverts(name):
+    unit = schedule(name)
+    torch.testing.assert_close(unit.gamma(unit.t(batch([-13.0, 0.0, 5.0]))), batch([-13.0, 0.0, 5.0]))
+
+
+def test_a_support_is_what_the_clock_covers():
+    table = [0.999, 0.5, 0.01]
+    wrapped = snrouter.wrap(torch.nn.Identity(), clock="discrete", alphas_cumprod=table)
+    assert wrapped.support == DiscreteSchedule(table).support
+    assert snrouter.wrap(torch.nn.Identity()).support == (-13.3, 5.0)
+    late = snrouter.wrap(torch.nn.Identity(), clock="cosine", s=0.008)
+    assert float(late.clock(batch([late.support.gamma_min]))) == pytest.approx(0, abs=1e-9)
+    assert late.support.gamma_max == 5.0
+    assert float(schedule("vp").t(batch([schedule("vp").support.gamma_max]))) == pytest.approx(1)
+    with pytest.raises(SpecError, match=r"support \[-13.3, 5\] goes beyond what its clock covers"):
+        snrouter.wrap(torch.nn.Identity(), support=(-13.3, 5.0), clock="discrete", alphas_cumprod=table)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +157,11 @@ def test_a_schedule_is_a_clock():
     [
         ("cosin", {}, "unknown clock 'cosin'; did you mean 'cosine'"),
         ("sun", {}, "unknown clock 'sun'.*known: gamma, log_snr"),
-        ("gamma", {"s": 1.0}, "clock 'gamma' takes no parameters, got s"),
+        ("gamma", {"s": 1.0}, "clock 'gamma': gamma got an unexpected keyword argument 's'"),
         ("vp", {"beta": 1.0}, "clock 'vp'.*beta"),
         ("discrete", {}, "clock 'discrete'.*alphas_cumprod"),
     ],
 )
 def test_a_clock_that_is_none_is_refused(name, parameters, message):
     with pytest.raises(SpecError, match=message):
-        clock(name, **parameters)
+        schedule(name, **parameters)

@@ -13,7 +13,7 @@ from snrouter.experts import parameterization
 from snrouter.experts.checkpoints import load_network
 from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import interval
-from snrouter.schedules import clock
+from snrouter.schedules import schedule
 
 SUPPORT = (2 * math.log(0.002), 2 * math.log(80.0))
 """EDM's sigma in [0.002, 80] as gamma: [-12.43, 8.76]."""
@@ -48,7 +48,7 @@ def edm(
     return NetworkExpert(
         network,
         partial(parameterization.edm, sigma_data=chosen["sigma_data"]),
-        clock("edm_c_noise")[0],
+        schedule("edm_c_noise").t,
         interval(chosen["support"]),
         data_scale=chosen["data_scale"],
         conditional=bool(getattr(network, "classes", 0)),

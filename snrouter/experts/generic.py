@@ -14,7 +14,7 @@ from snrouter.experts.parameterization import Parameterization, parameterization
 from snrouter.experts.vdm import SUPPORT as VDM
 from snrouter.gamma import GammaInterval, interval
 from snrouter.schedules import DiscreteSchedule, Schedule
-from snrouter.schedules import clock as named_clock
+from snrouter.schedules import schedule as named_schedule
 
 
 def wrap(
@@ -36,7 +36,7 @@ def wrap(
         prediction: what its output is: "eps", "x", "v", "score", "ve", "flow", "edm", or gamma -> `Coefficients`.
         support: (gamma_min, gamma_max) it was trained on, on its own pixel scale; when left out, what a discrete clock covers, or
             VDM's (-13.3, 5) as far as the clock does.
-        clock: see `snrouter.schedules.clock`: a unit of the axis, a named schedule (the noise level is its t), or a `Schedule`.
+        clock: what it is told of the noise: a name in `snrouter.schedules.SCHEDULES`, such as a unit, or a `Schedule`.
         data_scale: pixels are multiplied by this before they reach the network.
         conditional: whether it takes `condition` (others are given None).
         name: what errors call it.
@@ -49,17 +49,19 @@ def wrap(
     Raises:
         SpecError: for an unknown prediction or clock, or a support that is no interval or beyond the clock's.
     """
-    tick, covered = named_clock(clock, **schedule)
+    timed = clock if isinstance(clock, Schedule) else named_schedule(clock, **schedule)
     if support is None:
-        chosen = covered if clock == "discrete" or isinstance(clock, DiscreteSchedule) else covered.intersect(GammaInterval(*VDM))
+        chosen = timed.support if isinstance(timed, DiscreteSchedule) else timed.support.intersect(GammaInterval(*VDM))
     else:
         chosen = interval(support)
-        if not (covered.covers(chosen.gamma_min) and covered.covers(chosen.gamma_max)):
-            raise SpecError(f"expert {name!r}: support {chosen} goes beyond what its clock covers, {covered}; narrow the support")
+        if not (timed.support.covers(chosen.gamma_min) and timed.support.covers(chosen.gamma_max)):
+            raise SpecError(
+                f"expert {name!r}: support {chosen} goes beyond what its clock covers, {timed.support}; narrow the support"
+            )
     return NetworkExpert(
         network,
         parameterization(prediction) if isinstance(prediction, str) else prediction,
-        tick,
+        timed.t,
         chosen,
         data_scale=data_scale,
         conditional=conditional,
@@ -84,7 +86,7 @@ def generic(
     Args:
         checkpoint: a .safetensors file with its card.
         prediction: see `wrap`.
-        support: (gamma_min, gamma_max) it was trained on; the card's when left out, or as in `wrap`.
+        support: (gamma_min, gamma_max) it was trained on; the card's when left out, or what a discrete clock covers.
         clock: see `wrap`.
         clock_parameters: parameters of the named clock, e.g. `{"alphas_cumprod": [...]}`.
         data_scale: the network's pixels over ours.
@@ -93,10 +95,12 @@ def generic(
 
     Raises:
         CheckpointError: when the checkpoint is missing, damaged or of the wrong shape.
-        SpecError: for an unknown prediction or clock, or a support beyond the clock's.
+        SpecError: for an unknown prediction or clock, or a support that is missing or beyond the clock's.
     """
     network, card, _ = load_network(checkpoint)
     support = support or card.get("expert", {}).get("support")
+    if support is None and clock != "discrete":
+        raise SpecError(f"expert {name!r}: its card gives no support; add support: [gamma_min, gamma_max]")
     return wrap(
         network,
         prediction,

@@ -126,14 +126,16 @@ def test_a_vdm_experts_clock_is_the_time_of_its_schedule_fixed_or_learned(saved)
 
 def test_a_generic_expert_is_told_what_it_is(saved):
     expert = snrouter.load_expert(
-        "generic", saved, prediction="v", clock="discrete", clock_parameters={"alphas_cumprod": [0.99, 0.5]}
+        "generic", saved, prediction="v", clock="linear", clock_parameters={"gamma_min": -8, "gamma_max": 6}
     )
     z = images()[0]
-    direct = snrouter.wrap(unet().eval(), "v", (-7.86, 5), clock="discrete", alphas_cumprod=[0.99, 0.5])
+    direct = snrouter.wrap(unet().eval(), "v", (-7.86, 5), clock="linear", gamma_min=-8, gamma_max=6)
     assert torch.equal(expert.eps_hat(z, -1.0), direct.eps_hat(z, -1.0))
+    assert tuple(expert.support) == (-7.86, 5.0)
     save_checkpoint(saved, unet(), {"network": CONFIG})
-    with pytest.raises(SpecError, match="its card gives no support"):
-        snrouter.load_expert("generic", saved)
+    assert tuple(snrouter.load_expert("generic", saved).support) == (-13.3, 5.0)
+    discrete = snrouter.load_expert("generic", saved, clock="discrete", clock_parameters={"alphas_cumprod": [0.99, 0.5]})
+    assert tuple(discrete.support) == pytest.approx((-math.log(99), 0.0))
 
 
 def test_an_expert_by_name_refuses_what_it_does_not_know(saved):

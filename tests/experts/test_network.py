@@ -55,7 +55,7 @@ def test_a_schedules_time_is_the_noise_level_and_its_parameters_pass_through():
     probe = Probe()
     snrouter.wrap(probe, "v", (-9, 5), clock="flow").eps_hat(rows(), -2.0)
     torch.testing.assert_close(probe.called[1], torch.full((3,), 1 / (1 + math.exp(1)), dtype=torch.float64))
-    snrouter.wrap(probe, "eps", (-9, 5), clock="discrete", alphas_cumprod=[0.9, 0.5]).eps_hat(rows(), 0.0)
+    snrouter.wrap(probe, "eps", (-2, 0), clock="discrete", alphas_cumprod=[0.9, 0.5]).eps_hat(rows(), 0.0)
     torch.testing.assert_close(probe.called[1], torch.ones(3, dtype=torch.float64))
 
 

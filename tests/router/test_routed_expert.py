@@ -109,6 +109,16 @@ class TestPieces:
         assert torch.equal(merged.eps_hat(z, -1.0), pair["low"].eps_hat(z, -1.0))  # pointwise: eq. 9
         assert high.expert(z, 0.0).calls == {"high": len(z)}
 
+    @pytest.mark.parametrize("direction", ["sample", "encode"])
+    @pytest.mark.parametrize("solver", [name for name in SOLVERS if "stochastic" not in name and name != "ancestral"])
+    def test_every_stage_of_a_deterministic_solver_is_the_owners_of_its_piece(self, recorded, solver, direction):
+        """Neither is asked beyond its side, and a step that starts at the seam is the expert's it moves into."""
+        merged = merge(recorded, Threshold("low", "high", -1.0))
+        SOLVERS[solver].solve(merged, states(), BOUNDS, direction=direction)
+        asked = {name: [float(gamma[0]) for gamma in recorder.gamma] for name, recorder in recorded.items()}
+        assert max(asked["low"]) <= -1.0 <= min(asked["high"])
+        assert -1.0 in asked["low" if direction == "sample" else "high"]
+
     def test_a_seam_outside_or_at_the_end_of_an_interval_cuts_nothing(self, pair):
         merged = merge(pair, Threshold("low", "high", -1.0))
         for lo, hi, owner in ((-8.0, -1.0, "low"), (-8.0, -2.0, "low"), (-1.0, 3.0, "high"), (0.0, 3.0, "high")):

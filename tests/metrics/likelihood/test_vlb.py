@@ -143,12 +143,16 @@ def test_times_are_stratified_for_each_image_by_itself(oracles):
 
 def test_the_state_is_noised_to_the_gamma_that_is_asked(oracles):
     """Over many draws z has mean alpha x and variance sigma^2 at its gamma."""
-    recorder, x = oracles.Recorder(oracles.Linear()), oracles.images(2, (500,))
-    snrouter.bits_per_dim(recorder, x, BOUNDS, "vlb", times=16)
+    recorder, x, noises = oracles.Recorder(oracles.Linear()), oracles.images(2, (500,)), []
+    snrouter.bits_per_dim(recorder, x, BOUNDS, "vlb", times=16, repeats=2)
     for z, gamma in zip(recorder.z, recorder.gamma, strict=True):
         noise = (z - alpha(gamma)[:, None] * x) / sigma(gamma)[:, None]
         assert float(noise.mean()) == pytest.approx(0, abs=5 / math.sqrt(1000))
         assert float(noise.var()) == pytest.approx(1, abs=5 * math.sqrt(2 / 1000))
+        noises.append(noise)
+    assert len(noises) == 32  # of 16 times and 2 repeats, no two alike
+    correlation = torch.stack(noises).flatten(1).corrcoef() - torch.eye(32)
+    assert float(correlation.abs().max()) < 6 / math.sqrt(1000)
 
 
 def test_finite_steps_ask_at_the_upper_end_of_each_step(oracles):
