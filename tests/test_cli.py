@@ -203,6 +203,27 @@ def test_warnings_are_lines_of_their_own(snrouter: Any, oracles: Path) -> None:
     assert "warning: expert 'high' runs up to 1 in gamma beyond its support [-6, 6] (allow_extrapolation is set)" in err
 
 
+def test_each_command_has_its_own_folder(snrouter: Any, tmp_path: Path) -> None:
+    assert snrouter("sample", "digits", "-n", "2", "--devices", "1", *SMALL)[0] == 0
+    assert snrouter("run", "digits", "--devices", "1", *SMALL)[0] == 0
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {"digits-sample", "digits-run"}
+
+
+def test_an_interrupt_says_that_work_is_kept(snrouter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snrouter.evaluation.run", interrupted)
+    refused(snrouter("run", "digits"), 130, "finished shards are kept")
+
+
+def test_no_arguments_print_the_help(snrouter: Any) -> None:
+    code, out, err = snrouter()
+    assert code == 2
+    assert "Usage" in out + err
+    assert "error:" not in err
+
+
 # --- bad input, a line each ------------------------------------------------------------------------------------------
 
 

@@ -156,6 +156,20 @@ def test_the_resolved_spec_runs_again(tmp_path: Path) -> None:
     assert again.expert("likelihood").support == document.expert("likelihood").support
 
 
+def test_the_resolved_spec_writes_its_defaults_out(tmp_path: Path) -> None:
+    raw = spec.load(write(tmp_path, GAUSSIANS)).dump()
+    assert raw["interval"] == {"gamma_min": -12.0, "gamma_max": 4.0}
+    assert (raw["seed"], raw["batch_size"], raw["final"], raw["precision"]) == (0, 256, "decode", "float32")
+
+
+@pytest.mark.parametrize("solver", ["{type: ode, rtol: 1.0e-3}", "{rtol: 1.0e-3}"])
+def test_a_metrics_own_solver_may_say_its_type(tmp_path: Path, solver: str) -> None:
+    path = write(tmp_path, GAUSSIANS)
+    (metric,) = spec.load(path, [f"evaluate=[{{metric: bpd, solver: {solver}}}]"]).metrics()
+    assert metric.solver.rtol == 1e-3
+    assert "expected type ode, got 'heun'" in fault(path, "evaluate=[{metric: bpd, solver: {type: heun}}]")
+
+
 def test_a_route_outside_common_support_is_refused(tmp_path: Path) -> None:
     text = GAUSSIANS.replace("shape: [1, 2, 2]}\n  high", "shape: [1, 2, 2], support: [-12, -9]}\n  high")
     document = spec.load(write(tmp_path, text))
