@@ -3,7 +3,7 @@
 Both make the same calls on the same states, alternated in one process; the ratio of each pair is taken, and its median with a 95
 percent interval (order statistics of the binomial) is printed, and written as JSON with --json FILE.
 
-    python benchmarks/routing_overhead.py [--runs 20] [--batch 64] [--json FILE]
+    python benchmarks/routing_overhead.py [--runs 20] [--batch 256] [--json FILE]
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def median_interval(values: list[float]) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

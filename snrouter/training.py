@@ -142,7 +142,8 @@ class _EDM(_Objective):
         lo, hi = torch.special.ndtr((torch.tensor(self.support, dtype=torch.float64) - mean) / std)
         own = mean + std * torch.special.ndtri(lo + (hi - lo) * _times(len(images)))  # the network's own gamma
         error = _noise_error(self.expert, images, own - self.shift, labels)
-        return (error.square() / expand(self.expert.parameterization(own).b, error).square()).mean()
+        b: Tensor = self.expert.parameterization(own).b
+        return (error.square() / expand(b, error).square()).mean()
 
     def arguments(self) -> dict[str, Any]:
         chosen = {"sigma_data": self.recipe.sigma_data, "data_scale": self.recipe.data_scale}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,15 @@ def batch_gamma(gamma: float | Tensor, batch: int) -> Tensor:
     return value.expand(batch)
 
 
-def expand(value: Tensor, like: Tensor) -> Tensor:
-    """A per-image value [B] shaped [B, 1, ...], with the dtype and device of `like` [B, ...]."""
-    return value.to(like).reshape(-1, *(1 for _ in like.shape[1:]))
+def one_value(gamma: Tensor) -> float | Tensor:
+    """Gamma [B] as one float where `batch_gamma` spread one value over the batch: arithmetic on floats costs far less."""
+    return float(gamma[0]) if gamma.stride(0) == 0 else gamma
+
+
+@overload
+def expand(value: float, like: Tensor) -> float: ...
+@overload
+def expand(value: Tensor, like: Tensor) -> Tensor: ...
+def expand(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A per-image value [B] shaped [B, 1, ...], with the dtype and device of `like` [B, ...]; a float as it is."""
+    return value if isinstance(value, float) else value.to(like).reshape(-1, *(1 for _ in like.shape[1:]))

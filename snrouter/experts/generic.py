@@ -33,7 +33,8 @@ def wrap(
 
     Args:
         network: called as `network(c_in z, noise_level, condition)`; noise_level is [B], on the clock named.
-        prediction: what its output is: "eps", "x", "v", "score", "ve", "flow", "edm", or gamma -> `Coefficients`.
+        prediction: what its output is: "eps", "x", "v", "score", "ve", "flow", "edm", or a `Parameterization`, a function
+            gamma -> `Coefficients` that takes a float or a tensor.
         support: (gamma_min, gamma_max) it was trained on, on its own pixel scale; when left out, what a discrete clock covers, or
             VDM's (-13.3, 5) as far as the clock does.
         clock: what it is told of the noise: a name in `snrouter.schedules.SCHEDULES`, such as a unit, or a `Schedule`.

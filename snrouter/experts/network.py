@@ -7,12 +7,13 @@ gamma' = gamma + 2 ln r, z' = r (alpha'/alpha) z. Noise is unchanged by this, an
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snrouter.errors import CheckpointError, NonFiniteError, SpecError
-from snrouter.experts.base import Expert, Prediction, expand
+from snrouter.experts.base import Expert, Prediction, batch_gamma, expand, one_value
 from snrouter.experts.parameterization import Parameterization
 from snrouter.gamma import GammaInterval, alpha
 from snrouter.schedules import Clock
@@ -58,14 +59,15 @@ class NetworkExpert(Expert):
     def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """One call of the network."""
         self.require(*map(float, gamma.detach().aminmax()))
-        own = gamma + 2 * math.log(self.data_scale)
-        scale = self.data_scale * alpha(own) / alpha(gamma)
+        at: Any = one_value(gamma)  # the arithmetic below is the same for a float and for a tensor
+        own = at + 2 * math.log(self.data_scale)
+        scale = self.data_scale * alpha(own) / alpha(at)
         c_in, a, b, c, d = self.parameterization(own)
         weight = next(self.network.parameters(), z)
         try:
             output = self.network(
                 (expand(c_in * scale, z) * z).to(weight.dtype),
-                self.clock(own).to(weight),
+                self.clock(batch_gamma(own, len(z))).to(weight),
                 condition if self.conditional else None,
             )
         except torch.OutOfMemoryError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snrouter.errors import SpecError
 from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, alpha, edm_sigma
 from snrouter.gamma import interval as as_interval
@@ -28,6 +29,11 @@ class _RhoGrid(Solver):
     steps: int
     rho: float
     corrected: bool
+
+    def __post_init__(self) -> None:
+        grids.check_steps(self.steps)
+        if not self.rho > 0:
+            raise SpecError(f"rho: expected a positive number, got {self.rho:g}")
 
     def grid(self, bounds: GammaInterval) -> list[float]:
         """Uniform in edm_sigma^(1/rho)."""
@@ -85,9 +91,6 @@ class Euler(_RhoGrid):
     rho: float = 7.0
     corrected = False
 
-    def __post_init__(self) -> None:
-        grids.check_steps(self.steps)
-
 
 @dataclass(frozen=True)
 class Heun(_RhoGrid):
@@ -101,6 +104,3 @@ class Heun(_RhoGrid):
     steps: int = 18
     rho: float = 7.0
     corrected = True
-
-    def __post_init__(self) -> None:
-        grids.check_steps(self.steps)

@@ -61,7 +61,7 @@ def test_a_schedules_time_is_the_noise_level_and_its_parameters_pass_through():
 
 def test_a_parameterization_may_be_the_users_own_function():
     def doubled(gamma):
-        one = torch.ones_like(gamma)
+        one = 1 + 0 * gamma
         return Coefficients(one, 0 * one, 2 * one, 1 / alpha(gamma), -2 * sigma(gamma) / alpha(gamma))
 
     expert = snrouter.wrap(Probe(), doubled, (-9, 5))
@@ -108,6 +108,18 @@ def test_gamma_may_be_a_number_or_one_a_row_and_nothing_else(gaussian):
 class Wrong(nn.Module):
     def forward(self, scaled, level, condition):
         return scaled[:, :1]
+
+
+def test_a_network_that_cannot_take_the_images_is_named_with_its_reason():
+    network = nn.Linear(5, 5)
+    network.forward = lambda scaled, level, condition: nn.functional.linear(scaled, network.weight)
+    with pytest.raises(CheckpointError, match=r"expert 'wide' cannot take images of shape \[2, 2\] \(.*shapes.*\)"):
+        snrouter.wrap(network, "eps", (-9, 5), name="wide").eps_hat(rows(), 0.0)
+
+
+def test_large_but_finite_outputs_are_no_error():
+    expert = snrouter.wrap(Broken(3e38), "eps", (-9, 5))
+    assert bool(torch.isfinite(expert.eps_hat(rows().float(), 2.0)).all())
 
 
 class Broken(nn.Module):

@@ -152,7 +152,7 @@ def test_a_plugin_whose_annotations_do_not_resolve_is_broken_and_says_what_to_do
     source = "from __future__ import annotations\ndef make(steps: Missing) -> None: ...\n"
     document = spec("1.0", "vague_plugin:make", vague_plugin=source)
     with pytest.raises(
-        PluginError, match="annotations cannot be resolved .*'Missing' is not defined.*outside TYPE_CHECKING"
+        PluginError, match=r"annotations cannot be resolved .*'Missing' is not defined.*outside TYPE_CHECKING"
     ) as caught:
         document.check()
     assert caught.value.exit_code == 3

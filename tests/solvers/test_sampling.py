@@ -90,6 +90,14 @@ def test_network_calls_are_counted_and_progress_ends_at_one(gaussian, solver, ca
     assert told[0] <= 3 / 4 / 7 + 1e-9 or isinstance(solver, snrouter.Heun | snrouter.Euler)
 
 
+def test_a_progress_bar_leaves_standard_output_and_the_result_alone(gaussian, capsys):
+    quiet, shown = (
+        snrouter.sample(gaussian, 4, (6,), BOUNDS, snrouter.Heun(3), batch_size=2, progress=progress) for progress in (False, True)
+    )
+    assert torch.equal(quiet.x, shown.x)
+    assert capsys.readouterr().out == ""
+
+
 def test_every_named_ode_method_runs_and_lands_near_the_flow(gaussian):
     z = 0.9 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = gaussian.flow(z, 4.0, -4.0)
@@ -138,6 +146,7 @@ def test_the_rho_grid_is_edms_and_the_split_puts_a_seam_among_its_nodes():
         (lambda: snrouter.ODE("rk4", steps=0), "steps: expected a whole number of at least 1, got 0"),
         (lambda: snrouter.Ancestral(-1), "steps: expected a whole number of at least 1, got -1"),
         (lambda: snrouter.Heun(2.5), "steps: expected a whole number of at least 1, got 2.5"),
+        (lambda: snrouter.Heun(rho=0), "rho: expected a positive number, got 0"),
         (lambda: snrouter.Euler(18.0), "steps: expected a whole number of at least 1, got 18.0"),
         (lambda: snrouter.DDIM(5, stochasticity=1.5), "stochasticity: expected a number between 0 and 1, got 1.5"),
     ],

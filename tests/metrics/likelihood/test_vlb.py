@@ -34,15 +34,15 @@ def remainder(oracle: Gaussian, bounds: GammaInterval) -> float:
     return float(mismatch + model) / (len(spread) * math.log(2))
 
 
-@pytest.mark.parametrize("bounds", [BOUNDS, GammaInterval(-13.3, 5.0), GammaInterval(-9.0, 6.0)])
+@pytest.mark.parametrize("bounds", [GammaInterval(-13.3, 5.0), GammaInterval(-9.0, 6.0)])
 def test_the_bound_of_an_exact_denoiser_is_above_the_true_likelihood_by_the_closed_remainder(oracles, gaussian, data, bounds):
     """At most 0.01 bits/dim above, for prior mismatch and reconstruction model: see `remainder`.
 
-    The noise of the estimate itself is 0.03 bits/dim here. It is taken off by control variates of mean zero: the diffusion's squares
+    The noise of the estimate itself is 0.02 bits/dim here. It is taken off by control variates of mean zero: the diffusion's squares
     and cross terms in the noise, read off the states the denoiser was asked at, and the reconstruction's half square.
     """
-    recorder = oracles.Recorder(gaussian)
-    bound = snrouter.bits_per_dim(recorder, data, bounds, "vlb", "none", times=128)
+    recorder, data, times = oracles.Recorder(gaussian), data[:200], 1024
+    bound = snrouter.bits_per_dim(recorder, data, bounds, "vlb", "none", times=times)
     # p(x) itself: the noisy marginal, without the noise
     truth = -oracles.bits(Gaussian(gaussian.mean, covariance(gaussian)).log_density(data, -60.0), 6)
     raw = bound.values - truth
@@ -52,17 +52,17 @@ def test_the_bound_of_an_exact_denoiser_is_above_the_true_likelihood_by_the_clos
         e, d = ((z - al * data) / si) @ gaussian.eigenvectors, (data - gaussian.mean) @ gaussian.eigenvectors
         variance = al**2 * gaussian.eigenvalues + si**2
         a, b = al**2 * gaussian.eigenvalues / variance, al * si / variance  # eps - eps_hat = a e - b d
-        noise_of_diffusion += 0.5 * bounds.length / 128 * (a**2 * (e**2 - 1) - 2 * a * b * e * d).sum(1)
+        noise_of_diffusion += 0.5 * bounds.length / times * (a**2 * (e**2 - 1) - 2 * a * b * e * d).sum(1)
     expected = (0.5 + math.log(edm_sigma(bounds.gamma_min) * math.sqrt(2 * math.pi))) / math.log(2)
     gap = raw - oracles.bits(noise_of_diffusion, 6) - (bound.terms["reconstruction"].values - expected)
     wanted = remainder(gaussian, bounds)
     assert 0 < wanted < 0.01
-    for values, smallest in ((gap, 0.0), (raw, 0.02)):
+    for values, smallest in ((gap, 0.0), (raw, 0.01)):
         error = float(values.std()) / math.sqrt(len(values))
         assert float(values.mean()) == pytest.approx(wanted, abs=3 * error)
         assert error > smallest
     assert 0 <= float(gap.mean()) < 0.01
-    assert float(gap.std()) / math.sqrt(len(gap)) < 0.002
+    assert float(gap.std()) / math.sqrt(len(gap)) < 0.0004
 
 
 def covariance(oracle: Gaussian) -> torch.Tensor:
