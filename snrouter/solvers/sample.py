@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from snrouter.data.base import from_levels, to_levels
 from snrouter.draws import Draws
-from snrouter.errors import SpecError
+from snrouter.errors import SolverError, SpecError, suggestion
 from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, alpha, edm_sigma, sigma
 from snrouter.gamma import interval as as_interval
@@ -66,9 +66,12 @@ def sample(
         SpecError: for n < 1 or indices and condition of another length.
         SupportError: when the interval leaves the expert's support.
         NonFiniteError: when an expert returns NaN or infinity.
+        SolverError: when the solver cannot finish, or its states overflow.
     """
     if n < 1:
         raise SpecError(f"n: expected at least 1 sample, got {n}")
+    if final not in get_args(Final):
+        raise SpecError(f"final: expected {', '.join(get_args(Final))}, got {final!r}{suggestion(final, get_args(Final))}")
     bounds, solver = as_interval(interval), solver or ODE()
     indices = range(n) if indices is None else indices
     for what, rows in (("indices", indices), ("condition", condition)):
@@ -90,6 +93,8 @@ def sample(
                 tell((start + fraction * rows) / n)
 
             solution = solver.solve(expert, z, bounds, indices=keys, condition=part_condition, seed=seed, progress=told)
+            if not bool(torch.isfinite(solution.z).all()):
+                raise SolverError(f"the states of {solver} overflowed, though every network output was finite; take more steps")
             parts.append(finish(expert, solution, bounds, final, levels, keys, part_condition, seed))
     return _join(parts)
 
@@ -119,14 +124,12 @@ def finish(
         return solution._replace(x=x)
     if final == "decode":
         return solution._replace(x=from_levels(to_levels(x, levels), levels, z.dtype))
-    if final == "sample":
-        # Gumbel-max over the levels, pixel by pixel: an exact draw from the discretised softmax
-        centres = from_levels(torch.arange(levels, device=z.device), levels, torch.float64)
-        logits = -0.5 * ((x.double().unsqueeze(-1) - centres) / edm_sigma(bounds.gamma_min)) ** 2
-        uniform = Draws(seed).uniform("decode", indices, (*z.shape[1:], levels)).to(z.device)
-        gumbel = -(-uniform.clamp_min(math.ulp(0.0)).log()).log()
-        return solution._replace(x=from_levels((logits + gumbel).argmax(-1), levels, z.dtype))
-    raise SpecError(f"final: expected decode, sample, denoise or none, got {final!r}")
+    # Gumbel-max over the levels, pixel by pixel: an exact draw from the discretised softmax
+    centres = from_levels(torch.arange(levels, device=z.device), levels, torch.float64)
+    logits = -0.5 * ((x.double().unsqueeze(-1) - centres) / edm_sigma(bounds.gamma_min)) ** 2
+    uniform = Draws(seed).uniform("decode", indices, (*z.shape[1:], levels)).to(z.device)
+    gumbel = -(-uniform.clamp_min(math.ulp(0.0)).log()).log()
+    return solution._replace(x=from_levels((logits + gumbel).argmax(-1), levels, z.dtype))
 
 
 def _join(parts: list[Solution]) -> Solution:

@@ -56,10 +56,6 @@ class TestFinal:
         solution = snrouter.sample(merged, 3, (6,), BOUNDS, snrouter.Heun(5), final="denoise", dtype=torch.float64)
         torch.testing.assert_close(solution.x, pair["low"].x_hat(solution.z, -8.0))
 
-    def test_an_unknown_final_step_is_refused(self, gaussian):
-        with pytest.raises(SpecError, match="final: expected decode, sample, denoise or none, got 'decod'"):
-            snrouter.sample(gaussian, 1, (6,), BOUNDS, snrouter.Euler(1), final="decod")
-
 
 def test_states_and_images_have_the_asked_dtype_and_shape(gaussian):
     for dtype in (torch.float32, torch.float64):
@@ -165,3 +161,16 @@ def test_an_interval_that_is_none_is_refused(gaussian):
 def test_a_solver_that_runs_out_of_steps_says_where_and_what_to_do(gaussian):
     with pytest.raises(SolverError, match=r"dopri5 stopped on gamma in \[-8, 4\].*max_steps"):
         snrouter.sample(gaussian, 2, (6,), BOUNDS, snrouter.ODE(rtol=1e-8, atol=1e-8, max_steps=3))
+
+
+def test_states_that_overflow_are_told_though_every_output_was_finite(oracles):
+    wild = oracles.Linear(slope=1e30)
+    with pytest.raises(SolverError, match=r"the states of Ancestral\(steps=8\) overflowed"):
+        snrouter.sample(wild, 2, (3,), (-8.0, 4.0), snrouter.Ancestral(8))
+
+
+def test_an_unknown_final_step_is_refused_before_any_work(oracles):
+    recorder = oracles.Recorder(oracles.Linear())
+    with pytest.raises(SpecError, match="final: expected decode, sample, denoise, none, got 'denose'; did you mean 'denoise'"):
+        snrouter.sample(recorder, 2, (3,), (-8.0, 4.0), snrouter.Heun(2), final="denose")
+    assert recorder.gamma == []
