@@ -58,6 +58,10 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
             for piece in pieces:
                 piece.expert(torch.zeros(1, *worker.shape), piece.hi)
         yield Check("shapes", True, f"every expert maps {list(worker.shape)} to itself")
+    jobs = worker.jobs()
+    if jobs:
+        counts = ", ".join(f"{job.count} {'samples' if job.kind == 'samples' else 'images'}" for job in jobs)
+        yield Check("metrics", True, f"they ask for {counts}")
     if dry_run and spec.evaluate:
         with tempfile.TemporaryDirectory() as folder:
             rows = run(document, Path(folder), limit=4, progress=False).rows

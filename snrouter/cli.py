@@ -110,7 +110,7 @@ def _folder(out: Path | None, command: str, spec: str) -> Path:
 
 
 def _devices(text: str) -> int | str:
-    if text != "auto" and not text.isdigit():
+    if text != "auto" and not text.isdecimal():
         raise SpecError(f"--devices: expected a number or auto, got {text!r}")
     return text if text == "auto" else int(text)
 

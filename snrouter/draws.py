@@ -28,7 +28,7 @@ class Draws:
     """
 
     def __init__(self, seed: int) -> None:
-        if not 0 <= seed < 2**64:
+        if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise SpecError(f"seed: expected an integer between 0 and 2^64 - 1, got {seed}")
         self.seed = seed
 
@@ -53,6 +53,8 @@ class Draws:
         draw: int,
         stage: int,
     ) -> Tensor:
+        if any(index != int(index) or index < 0 for index in indices):
+            raise SpecError(f"indices: expected whole numbers of at least 0, got {list(indices)[:8]}")
         key = np.array([self.seed, zlib.crc32(purpose.encode())], dtype=np.uint64)
         out = np.empty((len(indices), math.prod(shape)))
         philox = np.random.Philox(key=key)

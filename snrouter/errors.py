@@ -11,9 +11,18 @@ class SnrouterError(Exception):
 
 
 class SpecError(SnrouterError, ValueError):
-    """A spec or an argument is wrong."""
+    """A spec or an argument is wrong.
+
+    Args:
+        message: what is wrong.
+        key: the unknown key that a value holds, if that is the fault.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class SupportError(SpecError):

@@ -7,7 +7,6 @@ from typing import Any
 
 from snrouter.gamma import units
 from snrouter.router.base import GammaPolicy
-from snrouter.solvers import grids
 from snrouter.spec import Document
 
 
@@ -20,16 +19,13 @@ def explain(document: Document) -> dict[str, Any]:
     """
     bounds, policy, solver = document.bounds, document.policy(), document.solver()
     edges = [bounds.gamma_min, *(at for at in policy.seams if bounds.gamma_min < at < bounds.gamma_max), bounds.gamma_max]
-    grid = solver.grid(bounds)
     pieces: list[dict[str, Any]] = []
     taken = 0
     for lo, hi in reversed(list(itertools.pairwise(edges))):
         held = policy.restrict(lo, hi)
-        steps = None
-        if grid is not None:
-            count = len(grids.split(grid, lo, hi)) - 1
-            steps = [taken + 1, taken + count]
-            taken += count
+        count = solver.steps_on(lo, hi, bounds)
+        steps = None if count is None else [taken + 1, taken + count]
+        taken += count or 0
         pieces.append(
             {
                 "expert": ", ".join(held.experts),

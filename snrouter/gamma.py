@@ -147,6 +147,8 @@ def interval(value: tuple[float, float] | GammaInterval) -> GammaInterval:
     Raises:
         SpecError: when an end is not finite or the pair is not increasing.
     """
+    if len(value) != 2:
+        raise SpecError(f"interval {tuple(value)}: expected two numbers, gamma_min and gamma_max, e.g. (-13.3, 5.0)")
     lo, hi = (float(end) for end in value)
     if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
         raise SpecError(f"interval [{lo:g}, {hi:g}]: expected finite gamma_min < gamma_max, e.g. (-13.3, 5.0)")
@@ -181,7 +183,7 @@ def position(value: float | Mapping[str, float], run: tuple[float, float] | None
         raise SpecError(f"expected a number (a gamma) or one of {', '.join(UNITS)}, {example}; got {value!r}")
     for unit in value:
         if unit not in UNITS:
-            raise SpecError(f"unknown unit {unit!r}{suggestion(str(unit), UNITS)}; {example}")
+            raise SpecError(f"unknown unit {unit!r}{suggestion(str(unit), UNITS)}; {example}", key=str(unit))
     if len(value) > 1:
         raise SpecError(f"expected one unit, {example}; got {', '.join(value)}")
     ((unit, number),) = value.items()

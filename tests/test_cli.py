@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,7 @@ def test_validate_tells_each_level(snrouter: Any, oracles: Path) -> None:
         "reference",
         "gamma coverage",
         "shapes",
+        "metrics",
         "dry run",
     ]
     code, out, _ = snrouter("validate", oracles)
@@ -149,9 +150,10 @@ def test_explain_reads_no_weights(snrouter: Any, monkeypatch: pytest.MonkeyPatch
     assert "adaptive" in out
 
 
-def test_explain_agrees_with_the_calls_that_are_made(snrouter: Any) -> None:
-    told = json.loads(snrouter("explain", "digits", "--set=solver={type: ddim, steps: 10}", "--json")[1])
-    _, out, _ = snrouter("run", "digits", "--devices", "1", "--json", *SMALL, "--set=solver={type: ddim, steps: 10}")
+@pytest.mark.parametrize("solver", ["{type: ddim, steps: 10}", "{type: ancestral, steps: 7}", "{type: euler, steps: 6}"])
+def test_explain_agrees_with_the_calls_that_are_made(snrouter: Any, solver: str) -> None:
+    told = json.loads(snrouter("explain", "digits", f"--set=solver={solver}", "--json")[1])
+    _, out, _ = snrouter("run", "digits", "--devices", "1", "--json", *SMALL, f"--set=solver={solver}")
     made = next(row for row in json.loads(out)["results"] if row["metric"] == "fid")["nfe_per_expert"]
     assert {piece["expert"]: piece["steps"][1] - piece["steps"][0] + 1 for piece in told["pieces"]} == made
 
@@ -338,6 +340,51 @@ def test_nan_from_an_expert(snrouter: Any, tmp_path: Path) -> None:
     assert "expert 'quality' returned NaN or infinity at gamma=5" in json.loads(result[1])["error"]
 
 
+def test_a_spec_in_the_output_folder_is_not_overwritten(snrouter: Any, tmp_path: Path) -> None:
+    text = "# mine\nextends: digits\n"
+    (tmp_path / "spec.yaml").write_text(text)
+    refused(snrouter("run", "spec.yaml", "--out", ".", *SMALL), 2, "would replace", "choose another folder")
+    assert (tmp_path / "spec.yaml").read_text() == text
+
+
+def test_a_metric_that_cannot_work_is_refused_before_work(snrouter: Any, tmp_path: Path) -> None:
+    missing = snrouter("run", "digits", "--out", "o", "--set=evaluate.1.checkpoint=gone.safetensors")
+    refused(missing, 2, "evaluate[1]: checkpoint", "gone.safetensors: no such file")
+    refused(
+        snrouter("run", "digits", "--out", "o", "--set=evaluate.0.times=0"), 2, "evaluate[0]: times: expected at least 1, got 0"
+    )
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("? [a]\n: 1\n", "a key must be a word"),
+        ("seed: !!python/object:os.system {}\n", "not YAML"),
+        ("seed: 2020-13-45\n", "not YAML"),
+        ("seed: &a [*a]\n", "an alias (*name) contains itself"),
+    ],
+)
+def test_malformed_yaml(snrouter: Any, tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    refused(snrouter("run", "odd.yaml"), 2, "odd.yaml", expected)
+
+
+def test_the_error_of_the_design(snrouter: Any, tmp_path: Path) -> None:
+    lines = [
+        "extends: digits",
+        *[""] * 6,
+        "route:",
+        "  type: threshold",
+        "  low: likelihood",
+        "  high: quality",
+        "  switch: {etta: 0.4}",
+    ]
+    (tmp_path / "spec.yaml").write_text("\n".join(lines))
+    result = snrouter("run", "spec.yaml")
+    refused(result, 2, "error: spec.yaml:12 route.switch.etta: unknown key; did you mean 'eta'? e.g. switch: {eta: 0.4}\n")
+
+
 def test_no_samples(snrouter: Any) -> None:
     refused(snrouter("sample", "digits", "-n", "0"), 2, "n: expected at least 1 sample, got 0")
 
@@ -363,15 +410,14 @@ def test_devices_that_are_no_number(snrouter: Any) -> None:
 @pytest.mark.parametrize(
     "code", ["import snrouter", "import sys; sys.argv = ['snrouter', '--help']; import snrouter.cli; snrouter.cli.main()"]
 )
-def test_a_cold_start_loads_no_torch_and_is_quick(code: str) -> None:
+def test_a_cold_start_loads_no_torch_and_takes_under_0_3_seconds(code: str) -> None:
+    """The processor time of the child, which a busy machine does not change."""
     seen = "import sys, atexit; atexit.register(lambda: print('LOADED', 'torch' in sys.modules, file=sys.stderr));" + code
-    best = float("inf")
-    for _ in range(5):  # the least of five: the machine may be busy
-        start = time.perf_counter()
-        result = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - start)
-        assert "LOADED False" in result.stderr
-    assert best < 0.3 * 2.5  # 0.3 s on an idle core; CI runs other tests beside this one
+    before = os.times()
+    result = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
+    after = os.times()
+    assert "LOADED False" in result.stderr
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.3
 
 
 def test_every_public_name_loads() -> None:

@@ -239,3 +239,56 @@ def test_an_empty_dataset(tmp_path: Path) -> None:
     np.savez(tmp_path / "none.npz", images=np.zeros((0, 1, 8, 8), dtype=np.uint8))
     with pytest.raises(DataError, match="no images"):
         evaluation.run(digits(f"data={{type: npz, path: {tmp_path / 'none.npz'}, levels: 17}}"), tmp_path, progress=False)
+
+
+def test_what_results_depend_on_is_in_the_fingerprint(tmp_path: Path) -> None:
+    import shutil
+
+    document = digits()
+    for name in ("quality", "classifier"):
+        for suffix in ("safetensors", "json"):
+            shutil.copy(Path(document.dump()["experts"]["quality"]["checkpoint"]).with_name(f"digits-{name}.{suffix}"), tmp_path)
+    local = [f"experts.quality.checkpoint={tmp_path}/digits-quality.safetensors"]
+    first = evaluation.run(digits(*local), tmp_path / "o", progress=False)
+    card = tmp_path / "digits-quality.json"
+    card.write_text(card.read_text().replace('"sigma_data": 0.5', '"sigma_data": 0.7'))
+    other = evaluation.run(digits(*local), tmp_path / "o", progress=False)
+    assert other.rows[1]["value"] != first.rows[1]["value"]  # its shards are not the old ones
+    prints = {first.fingerprint, other.fingerprint}
+    for i, change in enumerate((["evaluate.1.samples=11"], ["reference.split=test"], ["evaluate.0.images=9"])):
+        prints.add(evaluation.run(digits(*change), tmp_path / str(i), progress=False).fingerprint)
+    prints.add(evaluation.run(digits(), tmp_path / "limited", limit=3, progress=False).fingerprint)
+    assert len(prints) == 6
+
+
+def test_labels_are_part_of_the_data() -> None:
+    data = digits().dataset("data")
+    from dataclasses import replace
+
+    assert replace(data, labels=data.labels * 0).content_hash() != data.content_hash()
+
+
+def test_switches_keep_apart_and_repeats_are_refused(tmp_path: Path) -> None:
+    few = "evaluate=[{metric: bpd, estimator: vlb, times: 1, images: 3}]"
+    close = evaluation.sweep(
+        digits(few, "sweep={switches: [{eta: 0.2001}, {eta: 0.2004}], singles: false}"), tmp_path, progress=False
+    )
+    assert [row["label"] for row in close.rows] == ["eta=0.2001", "eta=0.2004"]
+    with pytest.raises(SpecError, match=r"sweep.switches\[1\]: the same position \(eta=0.2\) as switches\[0\]"):
+        evaluation.sweep(digits(few, "sweep={switches: [{eta: 0.2}, {gamma: -5.288}]}"), tmp_path, progress=False)
+
+
+def test_a_damaged_shard_is_named_removed_and_made_again(tmp_path: Path) -> None:
+    first = evaluation.run(digits(), tmp_path, progress=False)
+    shard = sorted((tmp_path / "shards").rglob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(OutputError, match=r"a damaged shard .* now removed; run the same command again"):
+        evaluation.run(digits(), tmp_path, progress=False)
+    assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(first)
+
+
+def test_one_sample_has_no_distance(tmp_path: Path) -> None:
+    results = evaluation.run(digits(), tmp_path, limit=1, progress=False)
+    written = {row["metric"]: row["value"] for row in json.loads((tmp_path / "results.json").read_text())["results"]}
+    assert written["fid"] is None
+    assert results.rows[1]["n"] == 1

@@ -88,7 +88,9 @@ class ImageData:
         return chosen.to(dtype) if self.levels is None else from_levels(chosen, self.levels, dtype)
 
     def content_hash(self) -> str:
-        """SHA-256 of the pixels, their shape and their levels."""
+        """SHA-256 of pixels, labels, shape and levels."""
         digest = hashlib.sha256(f"{list(self.pixels.shape)} {self.pixels.dtype} {self.levels}".encode())
         digest.update(self.pixels.contiguous().numpy().tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()

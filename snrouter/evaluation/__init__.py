@@ -16,7 +16,7 @@ from snrouter.errors import SpecError
 from snrouter.evaluation.processes import compute
 from snrouter.evaluation.results import Results, compare, plain, summarise, write_results
 from snrouter.evaluation.routes import Route, own_route, sweep_routes
-from snrouter.evaluation.shards import collect, fingerprint, prepare, save_shard
+from snrouter.evaluation.shards import collect, prepare, save_shard
 from snrouter.evaluation.worker import Worker
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
@@ -58,7 +58,7 @@ def draw(document: Document, n: int, out: Path, *, devices: int | str = 1, progr
     worker = Worker([route])
     smooth_pieces(worker.expert(route), route.bounds, "sample")
     job = worker.job("samples", 0, None, n)
-    prepare(out)
+    _prepare(document, out)
     compute(worker, [job], out, devices, progress)
     images = collect(job, document.spec.batch_size, out)["images"]
     save_shard(out / "samples.safetensors", {route.label: images})
@@ -76,11 +76,18 @@ def _evaluate(
     for route in routes:  # refuse an impossible route before anything is computed
         smooth_pieces(worker.expert(route), route.bounds, "sample")
     jobs = worker.jobs()
-    prepare(out)
+    _prepare(document, out)
     compute(worker, jobs, out, devices, progress)
     rows, influences, samples = summarise(worker, jobs, out)
-    results = Results(rows, document, fingerprint([job.key for job in jobs]), limit is not None, samples=samples, folder=out)
+    results = Results(rows, document, worker.fingerprint(jobs), limit is not None, samples=samples, folder=out)
     if len(routes) > 1:
         compare(results, influences)
     write_results(results)
     return results
+
+
+def _prepare(document: Document, out: Path) -> None:
+    """Make the folder, unless what is written there would replace a spec that was read from there."""
+    if (out / "spec.yaml").resolve() in document.files():
+        raise SpecError(f"--out {out}: the resolved spec would replace {out / 'spec.yaml'}, which was read; choose another folder")
+    prepare(out)

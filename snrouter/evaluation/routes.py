@@ -8,6 +8,7 @@ from typing import Any
 
 from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval
+from snrouter.router.threshold import Threshold
 from snrouter.spec import Document
 
 
@@ -35,7 +36,7 @@ def own_route(document: Document) -> Route:
     label = component.name
     if len(policy.seams) == 1:
         columns |= {"eta": round(document.bounds.eta(policy.seams[0]), 10), "gamma_switch": policy.seams[0]}
-        label = f"eta={columns['eta']:.3g}"
+        label = f"eta={columns['eta']:.6g}"
     elif not policy.seams:
         columns["expert"] = label = ", ".join(policy.experts)
     else:
@@ -50,14 +51,18 @@ def sweep_routes(document: Document) -> list[Route]:
         SpecError: when the route is no threshold, or there is nothing to sweep.
     """
     route = document.spec.route
-    if route.name != "threshold":
+    if not isinstance(document.policy(), Threshold):
         raise SpecError(f"sweep needs route {{type: threshold, ...}}, got {route.name!r}; write the two experts as low and high")
     routes = []
     for switch in document.switches():
         eta = document.bounds.eta(switch)
         changed = document.with_route({**route.model_dump(), "switch": switch})
         columns = {"route": "threshold", "eta": round(eta, 10), "gamma_switch": switch}
-        routes.append(Route(f"eta={eta:.3g}", changed, document.bounds, columns))
+        routes.append(Route(f"eta={eta:.6g}", changed, document.bounds, columns))
+    labels = [route.label for route in routes]
+    for i, label in enumerate(labels):
+        if label in labels[:i]:
+            raise SpecError(f"sweep.switches[{i}]: the same position ({label}) as switches[{labels.index(label)}]; remove one")
     if document.spec.sweep is not None and document.spec.sweep.singles:
         for name in dict.fromkeys((route.arguments["low"], route.arguments["high"])):
             support = document.expert(name).support

@@ -106,7 +106,7 @@ def prepare(out: Path) -> None:
 
 def collect(job: Job, size: int, out: Path) -> dict[str, Tensor]:
     """All shards of a job in index order, every index exactly once."""
-    parts = [load_file(shard_path(out, job, shard)) for shard in job.shards(size)]
+    parts = [_load_shard(shard_path(out, job, shard)) for shard in job.shards(size)]
     names = {name: next(part[name] for part in parts if name in part) for part in parts for name in part}
     joined = {
         name: torch.cat([part.get(name, torch.zeros(len(part["indices"]), *like.shape[1:], dtype=like.dtype)) for part in parts])
@@ -115,3 +115,11 @@ def collect(job: Job, size: int, out: Path) -> dict[str, Tensor]:
     if joined["indices"].tolist() != list(range(job.count)):
         raise SnrouterError(f"shards under {shard_path(out, job, range(0)).parent} do not hold each index once; delete that folder")
     return joined
+
+
+def _load_shard(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(f"{path}: a damaged shard ({error}), now removed; run the same command again") from None

@@ -61,13 +61,14 @@ class Worker:
         """Every job of every route: samples once, as many as the metric that wants most, then each data metric."""
         jobs = []
         for number, route in enumerate(self.routes):
-            context = self.context(route)
-            wanted = [metric.count(context) for metric in self.metrics if isinstance(metric, SampleMetric)]
+            counts = [self._count(route, i) for i in range(len(self.metrics))]
+            kinds = list(zip(self.metrics, counts, strict=True))
+            wanted = [count for metric, count in kinds if isinstance(metric, SampleMetric)]
             if wanted:
                 jobs.append(self.job("samples", number, None, self._limited(max(wanted))))
-            for i, metric in enumerate(self.metrics):
+            for i, (metric, count) in enumerate(kinds):
                 if isinstance(metric, DataMetric):
-                    jobs.append(self.job("measure", number, i, self._limited(metric.count(context))))
+                    jobs.append(self.job("measure", number, i, self._limited(count)))
         return jobs
 
     def job(self, kind: Literal["samples", "measure"], number: int, metric: int | None, count: int) -> Job:
@@ -95,6 +96,13 @@ class Worker:
         if self.data is not None and (kind == "measure" or spec.condition == "labels"):
             depends["data"] = self.data.content_hash()
         return Job(kind, number, metric, count, fingerprint(depends))
+
+    def fingerprint(self, jobs: Sequence[Job]) -> str:
+        """Fingerprint of everything that the results of these jobs depend on."""
+        document = self.routes[0].document
+        metrics = [document.identity(plugins.metrics, c, ("evaluate", i)) for i, c in enumerate(self.spec.evaluate)]
+        reference = self.reference.content_hash() if self.reference else None
+        return fingerprint({"jobs": [[job.key, job.count] for job in jobs], "metrics": metrics, "reference": reference})
 
     @property
     def levels(self) -> int:
@@ -158,6 +166,10 @@ class Worker:
         measured["indices"] = torch.tensor(list(task.indices))
         measured["seconds"] = torch.full((len(task.indices),), (time.perf_counter() - started) / len(task.indices))
         return measured
+
+    def _count(self, route: Route, metric: int) -> int:
+        """How many indices a metric asks for; a fault in it is told by its place in the spec."""
+        return int(route.document.at(("evaluate", metric), lambda: self.metrics[metric].count(self.context(route))))
 
     def _limited(self, count: int) -> int:
         return count if self.limit is None else min(count, self.limit)

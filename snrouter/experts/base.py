@@ -51,6 +51,7 @@ class Expert(nn.Module, ABC):
         self.support = support
         self.name = name
         self.allow_extrapolation = allow_extrapolation
+        self._warned = False
 
     @abstractmethod
     def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
@@ -96,7 +97,7 @@ class Expert(nn.Module, ABC):
         """Check that [lo, hi] may be asked.
 
         Raises:
-            SupportError: beyond the support by more than `SUPPORT_TOLERANCE`, unless extrapolation is allowed, which warns.
+            SupportError: beyond the support by more than `SUPPORT_TOLERANCE`, unless extrapolation is allowed, which warns once.
         """
         if self.support.covers(lo) and self.support.covers(hi):
             return
@@ -107,6 +108,9 @@ class Expert(nn.Module, ABC):
                 f"expert {self.name!r} was asked at {asked}, {excess:.3g} beyond its support {self.support}; "
                 f"narrow the interval, move the switch, or set allow_extrapolation: true for this expert"
             )
+        if self._warned:
+            return
+        self._warned = True
         warnings.warn(
             f"expert {self.name!r} runs up to {excess:.2g} in gamma beyond its support {self.support} (allow_extrapolation is set)",
             stacklevel=3,

@@ -9,6 +9,7 @@ import math
 from functools import partial
 from pathlib import Path
 
+from snrouter.errors import SpecError
 from snrouter.experts import parameterization
 from snrouter.experts.checkpoints import load_network
 from snrouter.experts.network import NetworkExpert
@@ -45,6 +46,8 @@ def edm(
     trained = {"sigma_data": 0.5, "data_scale": 256 / 255, "support": SUPPORT, **card.get("expert", {})}
     given = {"sigma_data": sigma_data, "data_scale": data_scale, "support": support}
     chosen = trained | {key: value for key, value in given.items() if value is not None}
+    if not chosen["sigma_data"] > 0:
+        raise SpecError(f"expert {name!r}: sigma_data: expected a positive number, got {chosen['sigma_data']:g}")
     return NetworkExpert(
         network,
         partial(parameterization.edm, sigma_data=chosen["sigma_data"]),

@@ -55,7 +55,9 @@ class Gaussian(Expert):
     def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """Closed form, in the dtype of z."""
         self.require(float(gamma.min()), float(gamma.max()))
-        al, si = alpha(gamma), sigma(gamma)
+        if z.shape[1:] != self.mean.shape:
+            raise SpecError(f"expert {self.name!r} has shape {list(self.mean.shape)}, and was asked for {list(z.shape[1:])}")
+        al, si = alpha(gamma).to(self.eigenvalues), sigma(gamma).to(self.eigenvalues)
         variance = al[:, None] ** 2 * self.eigenvalues + si[:, None] ** 2
         centred = (z - expand(al, z) * self.mean.to(z)).flatten(1) @ self.eigenvectors.to(z)
         eps = si[:, None].to(z) * centred / variance.to(z)
@@ -116,6 +118,8 @@ def gaussian(
     """
     shape = tuple(shape or (len(mean),))
     count = math.prod(shape)
+    if min(standard_deviation, default=0) < 0:
+        raise SpecError(f"expert {name!r}: standard_deviation: expected numbers of at least 0, got {min(standard_deviation):g}")
     try:
         centre = torch.tensor(mean, dtype=torch.float64).expand(count).reshape(shape)
         variance = torch.tensor(standard_deviation, dtype=torch.float64).expand(count) ** 2

@@ -70,6 +70,8 @@ class GaussianMixture(Expert):
     def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """Closed form, in the dtype of z."""
         self.require(float(gamma.min()), float(gamma.max()))
+        if z.shape[1:] != self.means.shape[1:]:
+            raise SpecError(f"expert {self.name!r} has shape {list(self.means.shape[1:])}, and was asked for {list(z.shape[1:])}")
         log_components, centred, variance = self._log_components(z, gamma)
         shares = log_components.softmax(1)
         if not self.factorised:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from snrouter.errors import SpecError
 from snrouter.experts import parameterization
 from snrouter.experts.checkpoints import load_network
 from snrouter.experts.network import NetworkExpert
@@ -32,25 +33,30 @@ def vdm(
 
     Args:
         checkpoint: a .safetensors file with its card.
-        support: (gamma(0), gamma(1)) of its linear schedule, when neither learned nor in the card (VDM: -13.3, 5).
+        support: narrower than the schedule's ends, which are learned or in the card; (gamma(0), gamma(1)) where neither is (VDM:
+            -13.3, 5).
         data_scale: the network's pixels over ours.
         name: what errors call it.
         allow_extrapolation: warn, rather than refuse, beyond the support.
 
     Raises:
         CheckpointError: when the checkpoint is missing, damaged or of the wrong shape.
+        SpecError: when the support goes beyond the schedule.
     """
     network, card, extra = load_network(checkpoint)
+    trained = card.get("expert", {}).get("support")
     if "schedule.b" in extra:
         start = float(extra["schedule.b"])
-        ends = (start, start + abs(float(extra["schedule.w"])))
-    else:
-        ends = support or card.get("expert", {}).get("support", SUPPORT)
+        trained = (start, start + abs(float(extra["schedule.w"])))
+    ends = interval(trained or support or SUPPORT)
+    chosen = interval(support or ends)
+    if not (ends.covers(chosen.gamma_min) and ends.covers(chosen.gamma_max)):
+        raise SpecError(f"expert {name!r}: support {chosen} goes beyond its schedule {ends}; narrow it, or leave it out")
     return NetworkExpert(
         network,
         parameterization.eps,
         LinearSchedule(*ends).t,
-        interval(ends),
+        chosen,
         data_scale=data_scale,
         conditional=bool(getattr(network, "classes", 0)),
         name=name,

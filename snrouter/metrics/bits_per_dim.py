@@ -60,6 +60,12 @@ class BitsPerDim(DataMetric):
     steps: int | None = None
     solver: Annotated[ODE | None, BeforeValidator(_without_type)] = None
 
+    def __post_init__(self) -> None:
+        for name in ("probes", "importance_samples", "times", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SpecError(f"{name}: expected at least 1, got {value}")
+
     def count(self, context: Context) -> int:
         """The data's images, or the first `images` of them."""
         available = len(context.need("data"))

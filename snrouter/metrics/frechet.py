@@ -11,6 +11,7 @@ Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from snrouter.data.base import ImageData
 from snrouter.errors import CheckpointError, SpecError
 from snrouter.experts.checkpoints import load_network, sha256
 from snrouter.experts.networks.classifier import Classifier
@@ -43,17 +45,19 @@ class Frechet(SampleMetric):
     features: Literal["classifier"] = "classifier"
 
     def count(self, context: Context) -> int:
-        """The samples asked for."""
+        """The samples asked for; also reads classifier and reference, so that a fault in them is found before any work."""
         if self.samples < 2:
             raise SpecError(f"samples: expected at least 2 for a covariance, got {self.samples}")
+        _reference_features(self.checkpoint, context.need("reference"))
         return self.samples
 
     def summarise(self, context: Context, measured: Mapping[str, Tensor]) -> Summary:
-        """The distance of the first `samples` images to all reference images."""
-        reference = context.need("reference")
-        wanted = _features(self.checkpoint, reference.images())
-        got = _features(self.checkpoint, measured["images"][: self.samples])
-        value, influence = frechet_distance(got, wanted)
+        """The distance of the first `samples` images to all reference images; NaN for fewer than two."""
+        reference, images = context.need("reference"), measured["images"][: self.samples]
+        value, influence = math.nan, torch.zeros(len(images), dtype=torch.float64)
+        if len(images) > 1:
+            wanted = _reference_features(self.checkpoint, reference)
+            value, influence = frechet_distance(_features(_classifier(self.checkpoint), images), wanted)
         return Summary(
             value=value,
             standard_error=standard_error(influence),
@@ -93,11 +97,25 @@ def _symmetric_power(matrix: Tensor, power: float) -> Tensor:
     return cast(Tensor, vectors * powered @ vectors.T)
 
 
-def _features(checkpoint: Path, images: Tensor) -> Tensor:
+_REFERENCES: dict[tuple[str, str], Tensor] = {}
+"""Reference features by the hashes of classifier and images: every route of a sweep uses the same."""
+
+
+def _reference_features(checkpoint: Path, reference: ImageData) -> Tensor:
+    classifier = _classifier(checkpoint)
+    key = (sha256(checkpoint), reference.content_hash())
+    if key not in _REFERENCES:
+        _REFERENCES[key] = _features(classifier, reference.images())
+    return _REFERENCES[key]
+
+
+def _classifier(checkpoint: Path) -> Classifier:
     network, card, _ = load_network(checkpoint)
     if not isinstance(network, Classifier):
         raise CheckpointError(f"checkpoint {checkpoint}: features need a classifier, got {card['network']['type']!r}")
-    network = network.double()
+    return network.double()
+
+
+def _features(classifier: Classifier, images: Tensor) -> Tensor:
     with torch.no_grad():
-        parts = [network.features(part.double().cpu()) for part in torch.split(images, FEATURE_BATCH)]
-    return torch.cat(parts)
+        return torch.cat([classifier.features(part.double().cpu()) for part in torch.split(images, FEATURE_BATCH)])

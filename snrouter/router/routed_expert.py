@@ -36,8 +36,8 @@ class RoutedExpert(Expert):
         extrapolate = any(expert.allow_extrapolation for expert in used.values())
         super().__init__(policy.support(used), name, extrapolate)
         for key in used:
-            if not key.isidentifier():
-                raise SpecError(f"expert name {key!r}: use letters, digits and underscores")
+            if "." in key or not key:
+                raise SpecError(f"expert name {key!r}: expected a word without a dot, which stands between names of nested routes")
         self.experts = nn.ModuleDict({f"_{key}": expert for key, expert in used.items()})
         self.policy = policy
 

@@ -41,6 +41,10 @@ class Ancestral(Solver):
         """Uniform in gamma."""
         return grids.uniform(bounds, self.steps)
 
+    def steps_on(self, lo: float, hi: float, bounds: GammaInterval) -> int:
+        """Steps that start on (lo, hi]: a step is not cut at a seam."""
+        return sum(lo < node <= hi for node in self.grid(bounds))
+
     @torch.no_grad()
     def solve(
         self,

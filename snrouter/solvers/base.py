@@ -17,6 +17,7 @@ from torch import Tensor
 from snrouter.errors import SpecError
 from snrouter.experts.base import Expert, Piece
 from snrouter.gamma import GammaInterval, interval, sigma, sigmoid
+from snrouter.solvers import grids
 
 Direction = Literal["sample", "encode"]
 """From noise to data (gamma_max down to gamma_min), or from data to noise."""
@@ -66,6 +67,11 @@ class Solver(ABC):
     def grid(self, bounds: GammaInterval) -> list[float] | None:
         """The gammas its steps go through, ascending, seams not yet inserted; None when it chooses them as it goes."""
         return None
+
+    def steps_on(self, lo: float, hi: float, bounds: GammaInterval) -> int | None:
+        """How many steps it takes on a piece [lo, hi] of the interval; None when it chooses them as it goes."""
+        grid = self.grid(bounds)
+        return None if grid is None else len(grids.split(grid, lo, hi)) - 1
 
     @abstractmethod
     def solve(

@@ -54,8 +54,9 @@ class ODE(Solver):
             grids.check_steps(self.steps)
         elif self.steps is not None:
             raise SpecError(f"ODE method {self.method!r} chooses its steps; leave steps out, or set rtol and atol")
-        if not (self.rtol > 0 and self.atol > 0 and self.max_step > 0 and self.max_steps >= 1):
-            raise SpecError("rtol, atol, max_step and max_steps: expected positive numbers")
+        controls = (self.rtol, self.atol, self.max_step, self.max_steps, 1 if self.first_step is None else self.first_step)
+        if not min(controls) > 0:
+            raise SpecError("rtol, atol, first_step, max_step and max_steps: expected positive numbers")
 
     @property
     def coupled(self) -> bool:

@@ -72,6 +72,8 @@ def sample(
         raise SpecError(f"n: expected at least 1 sample, got {n}")
     if final not in get_args(Final):
         raise SpecError(f"final: expected {', '.join(get_args(Final))}, got {final!r}{suggestion(final, get_args(Final))}")
+    if levels < 2:
+        raise SpecError(f"levels: expected at least 2, got {levels}")
     bounds, solver = as_interval(interval), solver or ODE()
     indices = range(n) if indices is None else indices
     for what, rows in (("indices", indices), ("condition", condition)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -36,6 +36,30 @@ def arguments_model(target: Callable[..., Any], name: str) -> type[BaseModel]:
 def path_parameters(target: Callable[..., Any]) -> list[str]:
     """Names of the parameters that are paths."""
     return [name for name, hint in _hints(target).items() if hint in (Path, Path | None) and name != "return"]
+
+
+def known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that may stand at a location inside a model: those of the model or dataclass found by following its annotations."""
+    here: Any = model
+    for part in location:
+        if isinstance(part, str) and part in (keys := _keys(here)):
+            here = keys[part]
+        choices = [choice for choice in _flatten(here) if _keys(choice)]
+        here = choices[0] if choices else None
+    return list(_keys(here))
+
+
+def _keys(model: Any) -> dict[str, Any]:
+    if inspect.isclass(model) and issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    if inspect.isclass(model) and dataclasses.is_dataclass(model):
+        return _hints(model)
+    return {}
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    """An annotation and everything inside its brackets."""
+    return [annotation, *(inner for argument in get_args(annotation) for inner in _flatten(argument))]
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

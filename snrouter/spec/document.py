@@ -5,17 +5,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from snrouter.errors import SpecError, suggestion
-from snrouter.gamma import GammaInterval, interval, position
+from snrouter.errors import SpecError
+from snrouter.experts.checkpoints import card_path
+from snrouter.gamma import UNITS, GammaInterval, interval, position
 from snrouter.plugins import entry_points as plugins
 from snrouter.plugins.registry import BUILTIN, Registry
-from snrouter.spec.components import arguments_model, path_parameters
+from snrouter.spec.components import arguments_model, known_keys, path_parameters
 from snrouter.spec.files import Location, Source, dotted
 from snrouter.spec.models import Component, MetricComponent, Spec
 
@@ -35,8 +36,8 @@ class Document:
         try:
             self.spec = Spec.model_validate(raw)
         except ValidationError as error:
-            raise SpecError("\n".join(self._explain(error, (), Spec.model_fields))) from None
-        self.bounds: GammaInterval = self._at(("interval",), lambda: interval(tuple(self.spec.interval.model_dump().values())))
+            raise SpecError("\n".join(self._explain(error, (), Spec))) from None
+        self.bounds: GammaInterval = self.at(("interval",), lambda: interval(tuple(self.spec.interval.model_dump().values())))
 
     # --- what the spec names -------------------------------------------------------------------------------------
 
@@ -48,7 +49,7 @@ class Document:
     def policy(self) -> Any:
         """The route's policy."""
         policy = self._build(plugins.policies, self.spec.route, ("route",))
-        self._at(("route",), lambda: policy.check(self.spec.experts))
+        self.at(("route",), lambda: policy.check(self.spec.experts))
         return policy
 
     def solver(self) -> Any:
@@ -73,7 +74,7 @@ class Document:
         if self.spec.sweep is None or not self.spec.sweep.switches:
             raise SpecError(f"{self._where(())}: nothing to sweep; add e.g. sweep: {{switches: [{{eta: 0.1}}, {{eta: 0.2}}]}}")
         return [
-            self._at(("sweep", "switches", i), lambda value=value: position(value, self.bounds))  # type: ignore[misc]
+            self.at(("sweep", "switches", i), lambda value=value: position(value, self.bounds))  # type: ignore[misc]
             for i, value in enumerate(self.spec.sweep.switches)
         ]
 
@@ -114,18 +115,23 @@ class Document:
                     holder[name] = str(self._resolve(component.arguments[name], (*location, name)))
         return raw
 
+    def files(self) -> set[Path]:
+        """The files that the spec was read from."""
+        return {(source.folder / source.file).resolve() for source in self.sources.values() if source.file != "--set"}
+
     def packages(self) -> dict[str, str]:
         """Packages other than this one that the spec's components come from, with their versions."""
         origins = {registry.origin(component.name) for registry, component, _ in self._components()}
         return {package: version for package, version in sorted(origins) if package != BUILTIN}
 
     def identity(self, registry: Registry, component: AnyComponent, location: Location) -> dict[str, Any]:
-        """A component as plain data that names files by the hash of their content rather than by path."""
+        """A component as plain data that names files, and cards beside them, by the hash of their content and not by path."""
         arguments = dict(component.arguments)
         for name in path_parameters(registry.get(component.name)):
             if name in arguments:
                 path = self._resolve(arguments[name], (*location, name))
-                arguments[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
+                files = [file for file in (path, card_path(path)) if file.is_file()]
+                arguments[name] = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] or str(path)
         return {component.key: component.name, **arguments}
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -149,7 +155,7 @@ class Document:
                 return str(self.sources[location[:end]])
         return "spec"
 
-    def _at(self, location: Location, make: Callable[[], Any]) -> Any:
+    def at(self, location: Location, make: Callable[[], Any]) -> Any:
         """Call, and let a spec error say where it is."""
         try:
             return make()
@@ -165,12 +171,12 @@ class Document:
         return Path(path).resolve()
 
     def _arguments(self, registry: Registry, component: AnyComponent, location: Location) -> dict[str, Any]:
-        target = self._at((*location, component.key), lambda: registry.get(component.name))
+        target = self.at((*location, component.key), lambda: registry.get(component.name))
         model = arguments_model(target, component.name)
         try:
             checked = model.model_validate(component.arguments, context={"interval": self.bounds})
         except ValidationError as error:
-            raise SpecError("\n".join(self._explain(error, location, model.model_fields))) from None
+            raise SpecError("\n".join(self._explain(error, location, model))) from None
         values = {name: getattr(checked, name) for name in checked.model_fields_set}
         for name in path_parameters(target):
             if values.get(name) is not None:
@@ -188,28 +194,35 @@ class Document:
         target = registry.get(component.name)
         accepted = inspect.signature(target).parameters
         extra = {name: value for name, value in (given or {}).items() if name in accepted}
-        return registry.checked(component.name, self._at(location, lambda: target(**values, **extra)))
+        return registry.checked(component.name, self.at(location, lambda: target(**values, **extra)))
 
-    def _explain(self, error: ValidationError, prefix: Location, fields: Mapping[str, Any]) -> list[str]:
+    def _explain(self, error: ValidationError, prefix: Location, model: type[BaseModel]) -> list[str]:
         lines = []
         for fault in error.errors(include_url=False):
-            location = (*prefix, *(part for part in fault["loc"] if part not in ("function-before", "tuple", "float")))
-            kind = fault["type"]
-            if kind == "extra_forbidden":
-                known = list(fields) if len(fault["loc"]) == 1 else []
-                what = f"unknown key{suggestion(str(location[-1]), known)}"
-                what += f"; known: {', '.join(known)}" if known else ""
-                example = _EXAMPLES.get(_close(str(location[-1]), known))
-                what += f"; e.g. {example}" if example else ""
-            elif kind == "missing":
+            location = (*prefix, *fault["loc"])
+            inner = fault.get("ctx", {}).get("error")
+            if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+                what = _unknown(location, known_keys(model, fault["loc"][:-1]))
+            elif isinstance(inner, SpecError) and inner.key is not None:
+                location = (*location, inner.key)
+                what = _unknown(location, UNITS)
+            elif fault["type"] in ("missing", "missing_argument"):
                 example = _EXAMPLES.get(str(location[-1]))
                 what = "missing" + (f"; e.g. {example}" if example else "; add it")
-            elif kind == "value_error":
-                what = str(fault["ctx"]["error"])
+            elif inner is not None:
+                what = str(inner)
             else:
                 what = f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
             lines.append(f"{self._where(location)} {dotted(location)}: {what}")
         return lines
+
+
+def _unknown(location: Location, known: Sequence[str]) -> str:
+    """What to say of an unknown key: the close one with an example, else all that are known."""
+    close = next(iter(difflib.get_close_matches(str(location[-1]), known, n=1)), None)
+    example = _EXAMPLES.get(close or "") or (_EXAMPLES.get(str(location[-2])) if len(location) > 1 else None)
+    what = f"unknown key; did you mean {close!r}?" if close else f"unknown key; known: {', '.join(known)};"
+    return f"{what} e.g. {example}" if example else what.removesuffix(";")
 
 
 _EXAMPLES = {
@@ -225,7 +238,3 @@ _EXAMPLES = {
     "type": "type: threshold",
     "metric": "metric: bpd",
 }
-
-
-def _close(word: str, known: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")

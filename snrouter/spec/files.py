@@ -75,15 +75,22 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loca
         raise SpecError(f"spec {path}: cannot be read ({error})") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        sources: dict[Location, Source] = {(): Source(path.name, 0, path.parent)}
+        if isinstance(node, yaml.MappingNode):
+            _locate(node, (), path, sources)
+        raw: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SpecError(f"{path.name}{line}: not YAML ({getattr(error, 'problem', error)})") from None
+    except RecursionError:
+        raise SpecError(f"{path.name}: an alias (*name) contains itself; write the value out") from None
+    except SpecError:
+        raise
+    except ValueError as error:
+        raise SpecError(f"{path.name}: not YAML ({error})") from None
     if not isinstance(node, yaml.MappingNode):
         raise SpecError(f"{path.name}: expected a mapping of keys, e.g. experts: {{...}}")
-    sources: dict[Location, Source] = {(): Source(path.name, 0, path.parent)}
-    _locate(node, (), path, sources)
-    raw: dict[str, Any] = yaml.safe_load(text)
     base = raw.pop("extends", None)
     if base is None:
         return raw, sources
@@ -96,6 +103,8 @@ def _locate(node: yaml.Node, location: Location, path: Path, sources: dict[Locat
     if isinstance(node, yaml.MappingNode):
         keys = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise SpecError(f"{path.name}:{key.start_mark.line + 1} {dotted(location)}: a key must be a word, e.g. seed: 0")
             if key.value in keys:
                 raise SpecError(f"{path.name}:{key.start_mark.line + 1} {dotted((*location, key.value))}: written twice")
             keys.add(key.value)
@@ -133,7 +142,9 @@ def _override(raw: dict[str, Any], sources: dict[Location, Source], text: str) -
         if isinstance(holder, dict) and location[-1] in UNITS and set(holder) <= set(UNITS):
             holder.clear()
         holder[location[-1]] = yaml.safe_load(value)
-    except (KeyError, IndexError, TypeError, yaml.YAMLError):
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {text}: the value is not YAML ({getattr(error, 'problem', error)})") from None
+    except (KeyError, IndexError, TypeError):
         raise SpecError(f"--set {text}: {path} does not lead to a key of the spec") from None
     for gone in [place for place in sources if place[: len(location)] == location]:
         del sources[gone]

@@ -87,6 +87,8 @@ def bits_per_dim(
         raise SpecError(f"dequantization: expected {', '.join(get_args(Dequantization))}, got {dequantization!r}")
     if importance_samples < 1 or repeats < 1:
         raise SpecError(f"expected importance_samples and repeats >= 1, got {importance_samples} and {repeats}")
+    if levels < 2 or not isinstance(solver or ODE(), ODE):
+        raise SpecError(f"expected levels >= 2 and solver an ODE, got {levels} and {solver}")
     bounds = as_interval(interval)
     if gamma_0 is not None:
         if estimator == "vlb":
@@ -180,15 +182,18 @@ def bits_per_dim(
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Keep TF32 out of convolutions and products for a while: it moves a bits/dim by up to 2e-3."""
-    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
+    cudnn: Any = torch.backends.cudnn
+    settings: list[tuple[Any, str, Any]] = [(torch.backends.cuda.matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # PyTorch 2.9 on; the two ways of saying it must not be mixed
+        settings = [(owner, "fp32_precision", "ieee") for owner in (torch.backends.cuda.matmul, cudnn.conv)]
+    before = [getattr(owner, name) for owner, name, _ in settings]
     try:
-        for backend in backends:
-            backend.allow_tf32 = False
+        for owner, name, value in settings:
+            setattr(owner, name, value)
         yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        for (owner, name, _), value in zip(settings, before, strict=True):
+            setattr(owner, name, value)
 
 
 def _importance(drawn: list[dict[str, Tensor]]) -> dict[str, Tensor]:

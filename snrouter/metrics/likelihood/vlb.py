@@ -33,6 +33,10 @@ class Terms(NamedTuple):
     tally: Tally
 
 
+RECONSTRUCTION_CHUNK = 2**24
+"""Pixels times levels that the reconstruction term holds at once (128 MiB)."""
+
+
 def prior(x: Tensor, gamma_max: float) -> Tensor:
     """KL of q(z_1 | x) against N(0, sigma_max^2 I), nats [B]; both have variance sigma_max^2."""
     return 0.5 * x.double().flatten(1).square().sum(1) / edm_sigma(gamma_max) ** 2
@@ -43,10 +47,13 @@ def reconstruction(x: Tensor, gamma_0: float, levels: int | None, noise: Tensor)
     s = edm_sigma(gamma_0)
     if levels is None:
         return (0.5 * noise.square() + math.log(s * math.sqrt(2 * math.pi))).flatten(1).sum(1)
-    seen = x.double() + s * noise
     centres = from_levels(torch.arange(levels, device=x.device), levels, torch.float64)
-    log_p = (-0.5 * ((seen.unsqueeze(-1) - centres) / s) ** 2).log_softmax(-1)
-    return -log_p.gather(-1, to_levels(x, levels).unsqueeze(-1)).flatten(1).sum(1)
+    chunk = max(1, RECONSTRUCTION_CHUNK // (x[0].numel() * levels))
+    parts = []
+    for seen, level in zip(torch.split(x.double() + s * noise, chunk), torch.split(to_levels(x, levels), chunk), strict=True):
+        log_p = (-0.5 * ((seen.unsqueeze(-1) - centres) / s) ** 2).log_softmax(-1)
+        parts.append(-log_p.gather(-1, level.unsqueeze(-1)).flatten(1).sum(1))
+    return torch.cat(parts)
 
 
 @torch.no_grad()
