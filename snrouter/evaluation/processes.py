@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 
 import snrouter.errors
 from snrouter.errors import SnrouterError, SpecError
-from snrouter.evaluation.shards import Job, Task, save_shard, shard_path, write
+from snrouter.evaluation.shards import Job, Task, save_shard, shard_path
 from snrouter.evaluation.worker import Worker
+from snrouter.files import write
 from snrouter.quiet import quiet_lightning, silence_lightning
 
 PATIENCE = timedelta(days=7)

@@ -15,8 +15,9 @@ import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from snrouter.evaluation.shards import Job, collect, environment_identity, write
+from snrouter.evaluation.shards import Job, collect, environment_identity
 from snrouter.evaluation.worker import Worker
+from snrouter.files import write
 from snrouter.metrics.base import SampleMetric
 from snrouter.metrics.likelihood.estimate import standard_error
 from snrouter.search.frontier import frontier

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from snrouter.errors import OutputError, SnrouterError
+from snrouter.files import write
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,6 @@ def save_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
         OutputError: when it cannot be written.
     """
     write(path, save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically, making its folder.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); free space or choose another folder, then run again") from None
 
 
 def prepare(out: Path) -> None:

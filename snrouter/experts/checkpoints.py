@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snrouter.errors import CheckpointError, OutputError
+from snrouter.errors import CheckpointError
 from snrouter.experts import networks
+from snrouter.files import write
 
 
 def sha256(path: Path) -> str:
@@ -107,18 +108,11 @@ def save_checkpoint(
     Raises:
         OutputError: when the folder cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
     tensors |= {f"extra.{name}": tensor.detach().cpu() for name, tensor in (extra or {}).items()}
-    try:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = checkpoint.with_suffix(".partial")
-        save_file(tensors, temporary)
-        temporary.replace(checkpoint)
-        full = {"format": 1, **card, "sha256": sha256(checkpoint)}
-        temporary.write_text(json.dumps(full, indent=2) + "\n")
-        temporary.replace(card_path(checkpoint))
-    except OSError as error:
-        raise OutputError(f"checkpoint {checkpoint}: cannot be written ({error}); choose another folder") from None
+    write(checkpoint, save(tensors))
+    full = {"format": 1, **card, "sha256": sha256(checkpoint)}
+    write(card_path(checkpoint), (json.dumps(full, indent=2) + "\n").encode())
     return full

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snrouter.errors import OutputError, SpecError
+from snrouter.errors import SpecError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,21 +53,6 @@ def read(path: Path) -> Folder:
     text = spec.read_text() if spec.is_file() else json.dumps(results.get("spec"), indent=2)
     environment = path / "environment.json"
     return Folder(path, results, samples, text, _json(environment) if environment.is_file() else {})
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); free space or choose another place") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

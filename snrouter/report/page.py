@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from snrouter.errors import SpecError
+from snrouter.files import write
 from snrouter.report import plots
-from snrouter.report.folder import Folder, read, write
+from snrouter.report.folder import Folder, read
 from snrouter.report.tables import MISSING, SIGNIFICANT, Column, Number, Row, aligned, columns, measures, table
 from snrouter.report.wording import headline
 
