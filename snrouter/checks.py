@@ -15,9 +15,10 @@ from typing import NamedTuple
 import torch
 
 from snrouter.errors import SnrouterError
-from snrouter.evaluation import Worker, own_route, run
+from snrouter.evaluation import Worker, own_route, run, sweep_routes
 from snrouter.experts.checkpoints import read_card, read_tensors
 from snrouter.plugins.entry_points import REGISTRIES
+from snrouter.router.threshold import Threshold
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
 
@@ -58,6 +59,11 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
             for piece in pieces:
                 piece.expert(torch.zeros(1, *worker.shape), piece.hi)
         yield Check("shapes", True, f"every expert maps {list(worker.shape)} to itself")
+    if spec.sweep is not None and isinstance(document.policy(), Threshold):  # a route that extends a sweep need not be swept
+        routes = sweep_routes(document)
+        for swept in routes:
+            smooth_pieces(worker.expert(swept), swept.bounds, "sample")
+        yield Check("sweep", True, f"{len(routes)} routes: {', '.join(swept.label for swept in routes)}")
     jobs = worker.jobs()
     if jobs:
         counts = ", ".join(f"{job.count} {'samples' if job.kind == 'samples' else 'images'}" for job in jobs)

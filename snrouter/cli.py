@@ -73,7 +73,8 @@ def _fail(message: str, code: int, arguments: list[str]) -> None:
         traceback.print_exc()
     if "--json" in arguments:
         print(json.dumps({"error": message, "exit_code": code}))
-    print(f"error: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
 
 
 def _print_json(value: Any) -> None:
@@ -90,10 +91,11 @@ def _console() -> Any:
 
 def _rows(title: str, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*header, title=title or None, title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     _console().print(table)
 
 
@@ -237,7 +239,7 @@ def validate(
     for check in work(_load(spec, set_), dry_run):
         checks.append(check._asdict())
         if not as_json:
-            _console().print(f"[green]ok[/] {check.name}: {check.detail}", highlight=False)
+            print(f"ok {check.name}: {check.detail}")
     if as_json:
         _print_json({"checks": checks})
 

@@ -21,3 +21,14 @@ def write(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); free space or choose another folder, then run again") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and find out now whether it can be written.
+
+    Raises:
+        OutputError: when it cannot.
+    """
+    probe = folder / ".writable"
+    write(probe, b"")
+    probe.unlink(missing_ok=True)

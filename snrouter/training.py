@@ -37,6 +37,7 @@ from snrouter.experts import networks, parameterization
 from snrouter.experts.base import expand
 from snrouter.experts.checkpoints import save_checkpoint
 from snrouter.experts.network import NetworkExpert
+from snrouter.files import check_writable
 from snrouter.gamma import GammaInterval
 from snrouter.quiet import quiet_lightning
 from snrouter.recipe import Recipe
@@ -65,6 +66,7 @@ def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool =
         NonFiniteError: when the loss becomes NaN or infinite, naming the step.
         OutputError: when the checkpoint cannot be written.
     """
+    check_writable(checkpoint.parent)
     with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(recipe.seed)
         run = _Training(recipe, _objective(recipe, data))
@@ -79,7 +81,10 @@ def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool =
             enable_progress_bar=progress,
             callbacks=[RichProgressBar(console_kwargs={"stderr": True})] if progress else [],
         )
-        trainer.fit(run, _batches(recipe, data))
+        try:
+            trainer.fit(run, _batches(recipe, data))
+        except SystemExit:  # Lightning's way of ending on an interrupt
+            raise KeyboardInterrupt from None
     objective = run.objective
     card = {
         "network": recipe.network,

@@ -128,6 +128,7 @@ def test_validate_tells_each_level(snrouter: Any, oracles: Path) -> None:
         "reference",
         "gamma coverage",
         "shapes",
+        "sweep",
         "metrics",
         "dry run",
     ]
@@ -383,6 +384,66 @@ def test_the_error_of_the_design(snrouter: Any, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("\n".join(lines))
     result = snrouter("run", "spec.yaml")
     refused(result, 2, "error: spec.yaml:12 route.switch.etta: unknown key; did you mean 'eta'? e.g. switch: {eta: 0.4}\n")
+
+
+def test_a_checkpoint_of_another_type(snrouter: Any) -> None:
+    refused(snrouter("run", "digits", "--set=experts.quality.type=vdm"), 2, "its card says type 'edm', not 'vdm'")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"expert": [1]}, "expected mappings"),
+        ({"expert": {"sigmaa": 1}}, "expert.sigmaa: unknown; did you mean 'sigma_data'?"),
+        ({"expert": {"support": [1, 2, 3]}}, "expert.support: expected 2 numbers"),
+        ({"expert": {"sigma_data": "x"}}, "expert.sigma_data: expected 1 number, got 'x'"),
+        ({"expert": {"sigma_data": -1}}, "sigma_data: expected a positive number"),
+        ({"network": "unet"}, "network: expected a mapping"),
+        ({"network": {"type": "unet", "channels": []}}, "network 'unet' cannot be built"),
+        ({"network": {"type": "unet", "channels": [-3, 0]}}, "network 'unet' cannot be built"),
+    ],
+)
+def test_a_bad_card(snrouter: Any, checkpoint: Path, change: dict[str, Any], expected: str) -> None:
+    card = json.loads(card_path(checkpoint).read_text())
+    card_path(checkpoint).write_text(json.dumps(card | change))
+    refused(snrouter("run", "digits", f"--set=experts.quality.checkpoint={checkpoint}"), 2, expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("shape=[]", "shape"),
+        ("solver.steps=1000000000", "--set solver: steps: expected at most 1,000,000"),
+        ("route.switch.eta=1.5", "--set route.switch: eta: expected a fraction between 0 and 1"),
+        ("solver=heun", "--set solver: expected a mapping, e.g. solver: {type: ode"),
+        ("seed=[1,2", "the value is not YAML"),
+    ],
+)
+def test_other_slips(snrouter: Any, override: str, expected: str) -> None:
+    refused(snrouter("validate", "digits", f"--set={override}"), 2, expected)
+
+
+@pytest.mark.parametrize("text", ['{"format": 1}', '{"format": 1, "results": 3}', '{"format": 1, "results": [{}]}'])
+def test_damaged_results(snrouter: Any, tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    refused(snrouter("report", tmp_path), 2, "results.json: no rows of results, or damaged ones")
+
+
+def test_an_interrupt_of_training_is_one(snrouter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr("snrouter.training.Trainer.fit", interrupted)
+    refused(snrouter("train", "digits", "classifier"), 130, "interrupted")
+
+
+def test_training_finds_an_unwritable_folder_first(snrouter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("trained before looking")
+
+    monkeypatch.setattr("snrouter.training.Trainer.fit", reached)
+    (tmp_path / "file").write_text("in the way")
+    refused(snrouter("train", "digits", "classifier", "--out", "file"), 1, "file", "cannot be written")
 
 
 def test_no_samples(snrouter: Any) -> None:

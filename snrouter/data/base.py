@@ -31,6 +31,8 @@ def check_images(images: Tensor, levels: int | None, source: str = "images") -> 
     Raises:
         DataError: naming what was found and what to do.
     """
+    if not isinstance(images, Tensor) or images.ndim < 2:
+        raise DataError(f"{source}: expected a tensor [B, ...], got {type(images).__name__} {list(getattr(images, 'shape', []))}")
     if len(images) == 0:
         raise DataError(f"{source}: no images; expected at least one")
     if not bool(torch.isfinite(images).all()):

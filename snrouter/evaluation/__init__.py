@@ -16,12 +16,13 @@ from snrouter.errors import SpecError
 from snrouter.evaluation.processes import compute
 from snrouter.evaluation.results import Results, compare, plain, summarise, write_results
 from snrouter.evaluation.routes import Route, own_route, sweep_routes
-from snrouter.evaluation.shards import collect, prepare, save_shard
+from snrouter.evaluation.shards import collect, save_shard
 from snrouter.evaluation.worker import Worker
+from snrouter.files import check_writable
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
 
-__all__ = ["Results", "Worker", "draw", "own_route", "plain", "run", "sweep"]
+__all__ = ["Results", "Worker", "draw", "own_route", "plain", "run", "sweep", "sweep_routes"]
 
 
 def run(document: Document, out: Path, *, devices: int | str = 1, limit: int | None = None, progress: bool = True) -> Results:
@@ -90,4 +91,4 @@ def _prepare(document: Document, out: Path) -> None:
     """Make the folder, unless what is written there would replace a spec that was read from there."""
     if (out / "spec.yaml").resolve() in document.files():
         raise SpecError(f"--out {out}: the resolved spec would replace {out / 'spec.yaml'}, which was read; choose another folder")
-    prepare(out)
+    check_writable(out)

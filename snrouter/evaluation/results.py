@@ -87,6 +87,7 @@ def summarise(
             shared = {
                 "solver": repr(context.solver) if job.kind == "samples" else None,
                 "final": worker.spec.final if job.kind == "samples" else None,
+                "condition": worker.spec.condition,
                 "gamma_min": route.bounds.gamma_min,
                 "gamma_max": route.bounds.gamma_max,
                 "data": worker.data.name if worker.data and job.kind == "measure" else None,

@@ -82,13 +82,6 @@ def save_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write(path, save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
 
 
-def prepare(out: Path) -> None:
-    """Make the run's folder, and find out now whether it can be written."""
-    probe = out / ".writable"
-    write(probe, b"")
-    probe.unlink(missing_ok=True)
-
-
 def collect(job: Job, size: int, out: Path) -> dict[str, Tensor]:
     """All shards of a job in index order, every index exactly once."""
     parts = [_load_shard(shard_path(out, job, shard)) for shard in job.shards(size)]
@@ -104,7 +97,9 @@ def collect(job: Job, size: int, out: Path) -> dict[str, Tensor]:
 
 def _load_shard(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors = load_file(path)
+        tensors["indices"]  # what every shard has
     except Exception as error:
         path.unlink(missing_ok=True)
         raise OutputError(f"{path}: a damaged shard ({error}), now removed; run the same command again") from None
+    return tensors

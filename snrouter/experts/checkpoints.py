@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from snrouter.errors import CheckpointError
+from snrouter.errors import CheckpointError, suggestion
 from snrouter.experts import networks
+from snrouter.experts.networks.classifier import Classifier
 from snrouter.files import write
 
 
@@ -98,6 +99,40 @@ def load_network(checkpoint: str | Path, network: nn.Module | None = None) -> tu
             )
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False), card, extra
+
+
+def load_expert_network(
+    checkpoint: str | Path, kind: str, arguments: Sequence[str]
+) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
+    """Load the network of an expert, and check that its card was written for one of that kind.
+
+    Args:
+        checkpoint: the .safetensors file; its card lies beside it.
+        kind: the expert's type, e.g. "edm".
+        arguments: the arguments that the card may hold under "expert".
+
+    Returns:
+        The network, the arguments in the card, and extra tensors.
+
+    Raises:
+        CheckpointError: as `load_network`, and when the card is of another kind, or its arguments are none of these.
+    """
+    network, card, extra = load_network(checkpoint)
+    where = f"card {card_path(Path(checkpoint))}"
+    recipe, held = card.get("recipe", {}), card.get("expert", {})
+    if not isinstance(held, dict) or not isinstance(recipe, dict):
+        raise CheckpointError(f"{where}: expected mappings under expert and recipe")
+    trained = recipe.get("type", kind)
+    if trained != kind or isinstance(network, Classifier):
+        raise CheckpointError(f"checkpoint {checkpoint}: its card says type {trained!r}, not {kind!r}; register it as that")
+    for name, value in held.items():
+        if name not in arguments:
+            raise CheckpointError(f"{where}: expert.{name}: unknown{suggestion(name, arguments)}; known: {', '.join(arguments)}")
+        numbers = value if name == "support" else [value]
+        count = 2 if name == "support" else 1
+        if not isinstance(numbers, list) or len(numbers) != count or not all(isinstance(n, (int, float)) for n in numbers):
+            raise CheckpointError(f"{where}: expert.{name}: expected {count} number{'s' * (count > 1)}, got {value!r}")
+    return network, held, extra
 
 
 def save_checkpoint(

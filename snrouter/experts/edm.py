@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snrouter.errors import SpecError
 from snrouter.experts import parameterization
-from snrouter.experts.checkpoints import load_network
+from snrouter.experts.checkpoints import load_expert_network
 from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import interval
 from snrouter.schedules import schedule
@@ -42,8 +42,8 @@ def edm(
     Raises:
         CheckpointError: when the checkpoint is missing, damaged or of the wrong shape.
     """
-    network, card, _ = load_network(checkpoint)
-    trained = {"sigma_data": 0.5, "data_scale": 256 / 255, "support": SUPPORT, **card.get("expert", {})}
+    network, held, _ = load_expert_network(checkpoint, "edm", ("support", "sigma_data", "data_scale"))
+    trained = {"sigma_data": 0.5, "data_scale": 256 / 255, "support": SUPPORT, **held}
     given = {"sigma_data": sigma_data, "data_scale": data_scale, "support": support}
     chosen = trained | {key: value for key, value in given.items() if value is not None}
     if not chosen["sigma_data"] > 0:

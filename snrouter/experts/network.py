@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snrouter.errors import CheckpointError, NonFiniteError, SpecError
+from snrouter.errors import CheckpointError, NonFiniteError, SnrouterError, SpecError
 from snrouter.experts.base import Expert, Prediction, batch_gamma, expand, one_value
 from snrouter.experts.parameterization import Parameterization
 from snrouter.gamma import GammaInterval, alpha
@@ -72,11 +72,13 @@ class NetworkExpert(Expert):
             )
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            if isinstance(error, SnrouterError):
+                raise
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"expert {self.name!r} cannot take images of shape {list(z.shape[1:])} ({reason}); "
-                f"is this the right network for these images?"
+                f"is this the right network, and condition, for these images?"
             ) from error
         if output.shape != z.shape:
             raise CheckpointError(

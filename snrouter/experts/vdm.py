@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snrouter.errors import SpecError
 from snrouter.experts import parameterization
-from snrouter.experts.checkpoints import load_network
+from snrouter.experts.checkpoints import load_expert_network
 from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import interval
 from snrouter.schedules import LinearSchedule
@@ -43,8 +43,8 @@ def vdm(
         CheckpointError: when the checkpoint is missing, damaged or of the wrong shape.
         SpecError: when the support goes beyond the schedule.
     """
-    network, card, extra = load_network(checkpoint)
-    trained = card.get("expert", {}).get("support")
+    network, held, extra = load_expert_network(checkpoint, "vdm", ("support",))
+    trained = held.get("support")
     if "schedule.b" in extra:
         start = float(extra["schedule.b"])
         trained = (start, start + abs(float(extra["schedule.w"])))

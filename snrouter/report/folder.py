@@ -40,6 +40,10 @@ def read(path: Path) -> Folder:
     results = _json(file)
     if results.get("format") != FORMAT:
         raise SpecError(f"{file}: format {results.get('format')!r}, this snrouter reads {FORMAT}; run the spec again")
+    rows = results.get("results")
+    whole = isinstance(rows, list) and all(isinstance(row, dict) and {"metric", "label", "value"} <= row.keys() for row in rows)
+    if not whole or not rows:
+        raise SpecError(f"{file}: no rows of results, or damaged ones; run the spec again")
     samples: dict[str, NDArray[Any]] = {}
     if (path / "samples.safetensors").is_file():
         from safetensors import SafetensorError

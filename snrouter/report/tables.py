@@ -289,7 +289,8 @@ def aligned(numbers: Sequence[Number], signed: bool = False) -> list[str]:
 def _costs(rows: Sequence[Row], known: Sequence[Measure]) -> list[Column]:
     sampled = [measure for measure in known if measure.sampled][:1]
     on_data = [measure for measure in known if not measure.sampled]
-    titles = {m.key: "sampling" for m in sampled} | {m.key: "likelihood" if len(on_data) == 1 else m.title for m in on_data}
+    alone = len(on_data) == 1 and on_data[0].metric == "bpd"
+    titles = {m.key: "sampling" for m in sampled} | {m.key: "bits/dim" if alone else m.title for m in on_data}
     found = []
     for measure in (*sampled, *on_data):
         calls = [row.nfe(measure) for row in rows]

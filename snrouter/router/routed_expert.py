@@ -31,7 +31,12 @@ class RoutedExpert(Expert):
     """
 
     def __init__(self, experts: Mapping[str, Expert], policy: Policy, name: str = "route") -> None:
+        if not isinstance(policy, Policy) or not isinstance(experts, Mapping):
+            raise SpecError(f"expected experts by name, {{'low': ...}}, and a policy, got {experts!r:.60} and {policy!r:.60}")
         policy.check(experts)
+        for key in policy.experts:
+            if not isinstance(experts[key], Expert):
+                raise SpecError(f"expert {key!r}: expected an Expert, got {type(experts[key]).__name__}; see snrouter.wrap")
         used = {key: experts[key] for key in policy.experts}
         extrapolate = any(expert.allow_extrapolation for expert in used.values())
         super().__init__(policy.support(used), name, extrapolate)

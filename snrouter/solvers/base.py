@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -107,6 +107,8 @@ class Solver(ABC):
 
 def smooth_pieces(expert: Expert, bounds: GammaInterval | tuple[float, float], direction: Direction) -> list[Piece]:
     """The pieces of the interval in the order of travel, after checking that the expert may run on all of it."""
+    if direction not in get_args(Direction):
+        raise SpecError(f"direction: expected sample or encode, got {direction!r}")
     bounds = interval(bounds)
     pieces = list(expert.pieces(*bounds))
     for piece in pieces:

@@ -26,11 +26,17 @@ def split(grid: Iterable[float], lo: float, hi: float) -> list[float]:
     return [lo, *(node for node in grid if lo + 1e-9 < node < hi - 1e-9), hi]
 
 
+MOST_STEPS = 1_000_000
+"""More steps than this are a slip of the pen."""
+
+
 def check_steps(steps: int) -> None:
     """Check a number of steps.
 
     Raises:
-        SpecError: when it is below one.
+        SpecError: when it is below one or beyond `MOST_STEPS`.
     """
     if not isinstance(steps, Integral) or steps < 1:
         raise SpecError(f"steps: expected a whole number of at least 1, got {steps}")
+    if steps > MOST_STEPS:
+        raise SpecError(f"steps: expected at most {MOST_STEPS:,}, got {steps:,}")

@@ -72,9 +72,11 @@ def sample(
         raise SpecError(f"n: expected at least 1 sample, got {n}")
     if final not in get_args(Final):
         raise SpecError(f"final: expected {', '.join(get_args(Final))}, got {final!r}{suggestion(final, get_args(Final))}")
-    if levels < 2:
+    if not isinstance(levels, int) or levels < 2:
         raise SpecError(f"levels: expected at least 2, got {levels}")
     bounds, solver = as_interval(interval), solver or ODE()
+    if not isinstance(solver, Solver) or not isinstance(expert, Expert):
+        raise SpecError(f"expected an Expert and a Solver such as snrouter.Heun(18), got {expert!r:.60} and {solver!r:.60}")
     indices = range(n) if indices is None else indices
     for what, rows in (("indices", indices), ("condition", condition)):
         if rows is not None and len(rows) != n:

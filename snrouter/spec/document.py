@@ -150,6 +150,9 @@ class Document:
             yield plugins.metrics, metric, ("evaluate", i)
 
     def _where(self, location: Location) -> str:
+        for place, source in self.sources.items():
+            if location and place[: len(location)] == location and source.file == "--set":
+                return str(source)  # what stands here was changed on the command line
         for end in range(len(location), -1, -1):
             if location[:end] in self.sources:
                 return str(self.sources[location[:end]])
@@ -209,6 +212,9 @@ class Document:
             elif fault["type"] in ("missing", "missing_argument"):
                 example = _EXAMPLES.get(str(location[-1]))
                 what = "missing" + (f"; e.g. {example}" if example else "; add it")
+            elif fault["type"] in ("model_type", "model_attributes_type", "dataclass_type", "dict_type"):
+                example = _EXAMPLES.get(str(location[-1])) or _EXAMPLES.get(str(location[0]))
+                what = f"expected a mapping, e.g. {example}; got {fault['input']!r}"
             elif inner is not None:
                 what = str(inner)
             else:

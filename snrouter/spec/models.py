@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -84,7 +84,9 @@ class Spec(_Model):
     final: Literal["decode", "sample", "denoise", "none"] = Field(default="decode", description="from z_0 to an image")
     data: Component | None = Field(default=None, description="images that likelihoods are measured on")
     reference: Component | None = Field(default=None, description="what samples are compared with: the training set")
-    shape: tuple[int, ...] | None = Field(default=None, description="shape of a sample; the data's when left out")
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, min_length=1, description="of a sample; the data's when left out"
+    )
     condition: Literal["none", "labels"] = Field(
         default="none", description="labels: data images get their own labels, sample i a label drawn from the data's"
     )

@@ -80,7 +80,7 @@ def test_a_truncated_file_is_refused_with_or_without_its_hash(saved):
         ({"type": "unet", "channels": [8]}, "has shape .* expected nothing"),
         ({"type": "unet", "channels": [8, 8, 8]}, "has shape .*the network in its card is not the one that was saved"),
         ({"type": "unett"}, "unknown network type 'unett'; did you mean 'unet'"),
-        ({"type": "unet", "width": 3}, "network 'unet': .*width"),
+        ({"type": "unet", "width": 3}, "network 'unet' cannot be built .*width"),
     ],
 )
 def test_a_card_of_another_network_is_refused(saved, config, message):

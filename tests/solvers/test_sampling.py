@@ -174,3 +174,18 @@ def test_an_unknown_final_step_is_refused_before_any_work(oracles):
     with pytest.raises(SpecError, match="final: expected decode, sample, denoise, none, got 'denose'; did you mean 'denoise'"):
         snrouter.sample(recorder, 2, (3,), (-8.0, 4.0), snrouter.Heun(2), final="denose")
     assert recorder.gamma == []
+
+
+def test_slips_in_python_are_told(oracles):
+    expert = oracles.Linear()
+    with pytest.raises(SpecError, match="direction: expected sample or encode, got 'encod'"):
+        snrouter.Heun(2).solve(expert, torch.zeros(1, 3), (-8.0, 4.0), direction="encod")
+    for arguments in ({"solver": "heun"}, {"levels": 0}, {"levels": None}, {"indices": [-1, 2]}, {"seed": 1.5}):
+        with pytest.raises(SpecError):
+            snrouter.sample(expert, 2, (3,), (-8.0, 4.0), **arguments)
+    with pytest.raises(SpecError, match="expected an Expert, got Identity; see"):
+        snrouter.merge({"a": torch.nn.Identity()}, snrouter.Single("a"))
+    with pytest.raises(SpecError, match="expected experts by name"):
+        snrouter.merge(snrouter.Single("a"), {"a": expert})
+    with pytest.raises(SpecError, match="solver an ODE"):
+        snrouter.bits_per_dim(expert, oracles.images(2), (-8.0, 4.0), solver=snrouter.Heun(2))

@@ -20,11 +20,13 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         CheckpointError: for an unknown type or argument.
     """
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"network: expected a mapping with a type, e.g. {{type: unet}}; got {config!r}")
     arguments = dict(config)
     name = arguments.pop("type", None)
     if name not in NETWORKS:
         raise CheckpointError(f"unknown network type {name!r}{suggestion(str(name), NETWORKS)}; known: {[*NETWORKS]}")
     try:
         return NETWORKS[name](**arguments)
-    except TypeError as error:
-        raise CheckpointError(f"network {name!r}: {error}") from None
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"network {name!r} cannot be built of {arguments} ({error}); mend its arguments") from None

@@ -87,7 +87,7 @@ def bits_per_dim(
         raise SpecError(f"dequantization: expected {', '.join(get_args(Dequantization))}, got {dequantization!r}")
     if importance_samples < 1 or repeats < 1:
         raise SpecError(f"expected importance_samples and repeats >= 1, got {importance_samples} and {repeats}")
-    if levels < 2 or not isinstance(solver or ODE(), ODE):
+    if not isinstance(levels, int) or levels < 2 or not isinstance(solver or ODE(), ODE):
         raise SpecError(f"expected levels >= 2 and solver an ODE, got {levels} and {solver}")
     bounds = as_interval(interval)
     if gamma_0 is not None:
