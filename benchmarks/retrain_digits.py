@@ -26,11 +26,8 @@ from snrouter.training import train
 
 def figures(folder: Path, out: Path) -> dict[str, dict[str, float]]:
     """Bits/dim and Frechet distance by route, with the weights of a folder."""
-    spec = out / "spec.yaml"
-    out.mkdir(parents=True, exist_ok=True)
     names = {"experts.quality": "quality", "experts.likelihood": "likelihood", "evaluate.1": "classifier"}
-    spec.write_text("extends: digits\n")
-    document = load(spec, [f"{key}.checkpoint={folder / f'digits-{name}.safetensors'}" for key, name in names.items()])
+    document = load("digits", [f"{key}.checkpoint={folder / f'digits-{name}.safetensors'}" for key, name in names.items()])
     table: dict[str, dict[str, float]] = {}
     for row in sweep(document, out).rows:
         label = row.get("expert") or f"eta={row['eta']:g}"
