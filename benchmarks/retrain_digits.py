@@ -4,7 +4,7 @@ Each recipe of the embedded spec is trained into --out; then both sets of weight
 its training loss and whether its bits are the shipped ones, and, for each route, bits/dim and Frechet distance of both. The same
 bits are expected on the same processor and version of torch only; elsewhere, the same figures within their errors.
 
-    python benchmarks/retrain_digits.py --out /tmp/retrained [--json FILE]
+    python benchmarks/retrain_digits.py --out runs/retrained [--json FILE]
 """
 
 from __future__ import annotations

@@ -18,9 +18,7 @@ from snrouter.plugins import entry_points as plugins
 from snrouter.plugins.registry import BUILTIN, Registry
 from snrouter.spec.components import arguments_model, known_keys, path_parameters
 from snrouter.spec.files import Location, Source, dotted
-from snrouter.spec.models import Component, MetricComponent, Spec
-
-AnyComponent = Component | MetricComponent
+from snrouter.spec.models import AnyComponent, Component, Spec
 
 
 class Document:

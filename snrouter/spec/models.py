@@ -14,42 +14,36 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Component(BaseModel):
-    """A plugin by its type, and its arguments."""
+class AnyComponent(BaseModel):
+    """A plugin by name, and its arguments; `key` says which key holds the name."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    key: ClassVar[str] = "type"
-    type: str
+    key: ClassVar[str]
 
     @property
     def name(self) -> str:
         """The registered name, or `package:name`."""
-        return self.type
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Everything but the type."""
-        return dict(self.model_extra or {})
-
-
-class MetricComponent(BaseModel):
-    """A metric by its name, and its arguments."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    key: ClassVar[str] = "metric"
-    metric: str
-
-    @property
-    def name(self) -> str:
-        """The registered name, or `package:name`."""
-        return self.metric
+        return str(getattr(self, self.key))
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
+
+
+class Component(AnyComponent):
+    """An expert, policy, solver or dataset."""
+
+    key: ClassVar[str] = "type"
+    type: str
+
+
+class MetricComponent(AnyComponent):
+    """A metric."""
+
+    key: ClassVar[str] = "metric"
+    metric: str
 
 
 class Bounds(_Model):
