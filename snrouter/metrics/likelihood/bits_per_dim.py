@@ -181,7 +181,7 @@ def bits_per_dim(
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Keep TF32 out of convolutions and products for a while: it moves a bits/dim by up to 2e-3."""
+    """Keep TF32, whose rounding would show in a bits/dim, out of convolutions and products for a while."""
     cudnn: Any = torch.backends.cudnn
     settings: list[tuple[Any, str, Any]] = [(torch.backends.cuda.matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # PyTorch 2.9 on; the two ways of saying it must not be mixed
