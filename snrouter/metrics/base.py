@@ -1,16 +1,17 @@
 """Metric: what an `evaluate` entry of a spec becomes.
 
-A data metric measures a route on each image of a data set; a sample metric summarises images the route drew. Both end in one number
-with a per-index influence, whose standard deviation over sqrt(n) is the standard error: differences between routes measured on
-common indices and common noise are then paired index by index.
+A data metric measures a route on each image of a data set; a sample metric summarises images the route drew; a pair metric compares
+images two by two; a route metric watches the route itself at work. Each ends in one number, as a rule with a per-index influence,
+whose standard deviation over sqrt(n) is the standard error: differences between routes measured on common indices and common noise
+are then paired index by index.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -18,17 +19,27 @@ from snrouter.data.base import ImageData
 from snrouter.errors import SpecError
 from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval
-from snrouter.solvers.base import Solver
+from snrouter.solvers.base import Solution, Solver
 
 
 class Context(NamedTuple):
-    """What a metric may use of the run: interval, solver, data with its levels, reference images, seed."""
+    """What a metric may use of the run.
+
+    Attributes:
+        bounds: the route's interval of gamma.
+        solver: how samples are drawn.
+        data: images that likelihoods are measured on, with their levels.
+        reference: the training images.
+        seed: of every draw.
+        draw: draws the samples of these indices with an expert, exactly as the run does; None outside of one.
+    """
 
     bounds: GammaInterval
     solver: Solver
     data: ImageData | None
     reference: ImageData | None
     seed: int
+    draw: Callable[[Expert, Sequence[int]], Solution] | None = None
 
     def need(self, what: str) -> ImageData:
         """The data or the reference.
@@ -50,7 +61,8 @@ class Summary:
         value: the number.
         standard_error: its standard error.
         influence: per-index influences [n], mean zero up to a constant; None when the number has none.
-        columns: columns of the result row that name the variant, e.g. the estimator.
+        columns: more columns of the result row. Text and True name the variant, e.g. the estimator; numbers and mappings tell more
+            about the value.
         protocol: how the number was made.
         terms: additive parts, each with value and standard_error.
     """
@@ -64,19 +76,28 @@ class Summary:
 
 
 class Metric(ABC):
-    """Base of both kinds."""
+    """Base of every kind.
+
+    Attributes:
+        title: what reports call it; its registered name when empty.
+        better: which way is better, where there is one.
+    """
+
+    title: ClassVar[str] = ""
+    better: ClassVar[Literal["lower", "higher"] | None] = None
 
     @abstractmethod
     def count(self, context: Context) -> int:
-        """How many images or samples it asks for."""
+        """How many images, samples or repetitions it asks for; cheap, and refuses what cannot work before anything is computed."""
 
     @abstractmethod
-    def summarise(self, context: Context, measured: Mapping[str, Tensor]) -> Summary:
+    def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The number, from per-index tensors [n, ...] in index order.
 
         Args:
             context: of the run.
-            measured: what `measure` returned for every image, or `{"images": ...}` for samples.
+            measured: what `measure` returned for every index; `{"images": ...}` of samples; `{"images": ..., "others": ...}` of
+                pairs. What is found of them may be kept there for other metrics of the same images.
         """
 
 
@@ -100,3 +121,29 @@ class DataMetric(Metric):
 
 class SampleMetric(Metric):
     """Summarised over samples [n, C, H, W] in [-1, 1]."""
+
+
+class PairMetric(Metric):
+    """Compares images two by two, each pair by itself.
+
+    Attributes:
+        pairs: "reconstruction" compares an image of the data with what the flow makes of it, encoded and decoded again;
+            "same_noise" compares a sample with the one that the route `against` drew from the same noise.
+        against: label of that route, e.g. an expert's name.
+    """
+
+    pairs: Literal["reconstruction", "same_noise"]
+    against: str | None
+
+
+class RouteMetric(Metric):
+    """Measured on the route as a whole, by one process while no other computes."""
+
+    @abstractmethod
+    def measure(self, context: Context, expert: Expert) -> dict[str, Tensor]:
+        """Tensors [count, ...], one row a repetition.
+
+        Args:
+            context: of the run, with `draw`.
+            expert: a single expert or a route, on the device it runs on.
+        """

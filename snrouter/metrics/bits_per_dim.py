@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -116,7 +116,7 @@ class BitsPerDim(DataMetric):
             rows[f"nfe/{name}"] = torch.full((len(images),), calls, dtype=torch.float64)
         return rows
 
-    def summarise(self, context: Context, measured: Mapping[str, Tensor]) -> Summary:
+    def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """Mean over images."""
         total = Term.of(measured["values"])
         terms = {name.removeprefix("term/"): Term.of(v) for name, v in measured.items() if name.startswith("term/")}

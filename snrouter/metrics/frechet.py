@@ -12,7 +12,7 @@ Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -50,7 +50,7 @@ class Frechet(SampleMetric):
         self._reference_features(context.need("reference"))
         return self.samples
 
-    def summarise(self, context: Context, measured: Mapping[str, Tensor]) -> Summary:
+    def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The distance of the first `samples` images to all reference images; NaN for fewer than two."""
         reference, images = context.need("reference"), measured["images"][: self.samples]
         value, influence = math.nan, torch.zeros(len(images), dtype=torch.float64)
