@@ -5,8 +5,9 @@ that make plain data. A name is only looked up in the caller's list; where the p
 says which name and with what. Any other name, and any other opcode, is refused with its name.
 
 A size that is claimed is compared with the bytes that are there before anything is allocated, and the opcodes are counted, so
-memory is bounded by both; texts may be encoded to no more bytes than the file has. Bytes beyond 255 are views of the file, not
-copies. Only text, bytes and small integers may be keys: nested tuples can take exponential time to hash.
+memory is bounded by both; texts may be encoded, and lists of pairs made mappings, to no more than the file has bytes. Bytes beyond
+255 are views of the file, not copies. What Python 2 wrote is read, too. Only text, bytes and small integers may be keys: nested
+tuples can take exponential time to hash.
 
 Source: the opcodes are documented in Python's own `pickletools`.
 """
@@ -19,7 +20,7 @@ import re
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _NUMBERS = {"BININT": "<i", "BININT1": "<B", "BININT2": "<H", "BINFLOAT": ">d"}
 _TEXTS = {"SHORT_BINUNICODE": "<B", "BINUNICODE": "<I", "BINUNICODE8": "<Q"}
-_BYTES = {"SHORT_BINBYTES": "<B", "BINBYTES": "<I", "BINBYTES8": "<Q", "SHORT_BINSTRING": "<B", "BINSTRING": "<i"}
+_STRINGS = {"SHORT_BINSTRING": "<B", "BINSTRING": "<i"}
+_BYTES = {"SHORT_BINBYTES": "<B", "BINBYTES": "<I", "BINBYTES8": "<Q", **_STRINGS}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _GETS = {"BINGET": "<B", "LONG_BINGET": "<I"}
 _PUTS = {"BINPUT": "<B", "LONG_BINPUT": "<I"}
@@ -65,7 +67,13 @@ class Call:
 
 
 def read(
-    data: memoryview, allowed: Collection[str], mappings: Collection[str] = (), start: int = 0, limit: int = OPCODES
+    data: memoryview,
+    allowed: Collection[str],
+    mappings: Collection[str] = (),
+    start: int = 0,
+    limit: int = OPCODES,
+    *,
+    strings: Literal["bytes", "text"] = "bytes",
 ) -> tuple[Any, int]:
     """Read one pickle (protocol 2 or later) as None, numbers, text, bytes, lists, tuples, dicts, sets, `Global` and `Call`.
 
@@ -75,6 +83,7 @@ def read(
         mappings: full names of subclasses of dict, such as "collections.OrderedDict", that become a dict.
         start: where in the data the pickle begins.
         limit: most opcodes.
+        strings: what strings of Python 2 become, which had no type for text.
 
     Returns:
         The value, and where the pickle ends. Persistent ids are `Call("persistent_id", (id,))`.
@@ -84,7 +93,7 @@ def read(
     """
     if data[start : start + 1] not in (_PROTO, b""):
         raise PickleError("no pickle of protocol 2 or later, which begins with the byte 0x80")
-    machine = _Machine(data, allowed, mappings, start)
+    machine = _Machine(data, allowed, mappings, start, strings == "text")
     try:
         for _ in range(limit):
             if machine.step():
@@ -166,12 +175,13 @@ def _dtype(record: Any, kinds: str) -> np.dtype[Any]:
 class _Machine:
     """The stack, the memo, and where in the data it is."""
 
-    def __init__(self, data: memoryview, allowed: Collection[str], mappings: Collection[str], start: int) -> None:
+    def __init__(self, data: memoryview, allowed: Collection[str], mappings: Collection[str], start: int, text: bool) -> None:
         self.data, self.allowed, self.mappings, self.at = data, allowed, mappings, start
+        self.texts = _TEXTS | _STRINGS if text else _TEXTS
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # the stacks below each MARK
         self.memo: dict[int, Any] = {}
-        self.encoded = 0  # characters of texts that were encoded
+        self.copied = 0  # characters of texts that were encoded, pairs that were made mappings
 
     def step(self) -> bool:
         """Execute one opcode; whether it was the last."""
@@ -183,8 +193,8 @@ class _Machine:
             self.stack.append(_EMPTY[name]())
         elif name in _NUMBERS:
             self.stack.append(self.number(_NUMBERS[name]))
-        elif name in _TEXTS:
-            self.stack.append(str(self.take(self.number(_TEXTS[name])), "utf-8"))
+        elif name in self.texts:
+            self.stack.append(str(self.take(self.number(self.texts[name])), "utf-8"))
         elif name in _BYTES:
             raw = self.take(self.number(_BYTES[name]))
             self.stack.append(bytes(raw) if len(raw) <= _SHORT else raw)
@@ -327,18 +337,26 @@ class _Machine:
 
     def called(self, name: str, args: tuple[Any, ...]) -> Any:
         if name in self.mappings:
-            if args:
-                self.refuse(f"{name} with arguments")
-            return {}
+            match args:
+                case ():
+                    return {}
+                case (list() as pairs,):  # how Python 2 spells its items
+                    self.count(len(pairs), f"{name} of one list again and again")
+                    return {self.key(key): value for key, value in pairs}
+            self.refuse(f"{name} with arguments")
         if name == "_codecs.encode":  # how protocol 2 spells bytes
             match args:
                 case (str() as text, "latin1"):
-                    self.encoded += len(text)
-                    if self.encoded > len(self.data):
-                        self.refuse("_codecs.encode of one text again and again")
+                    self.count(len(text), f"{name} of one text again and again")
                     return text.encode("latin-1")
             self.refuse("_codecs.encode of what is not latin1")
         return Call(name, args)
+
+    def count(self, size: int, what: str) -> None:
+        """Copies may hold no more than the file has bytes."""
+        self.copied += size
+        if self.copied > len(self.data):
+            self.refuse(what)
 
     def target(self, kind: type[Any]) -> Any:
         if type(self.stack[-1]) is not kind:

@@ -98,10 +98,22 @@ def nested_tuples(count: int) -> bytes:
     return b"\x80\x04}K\x01\x85" + b"2\x86" * count + b"K\x01s."
 
 
+def test_strings_and_mappings_of_python_2_are_read():
+    program = b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01eU\x01bU\x02\xc3\xa9\x86e\x85R."
+    assert value_of(program, (), {"collections.OrderedDict"}) == {b"a": 1, b"b": "é".encode()}
+    assert read(memoryview(program), (), {"collections.OrderedDict"}, strings="text")[0] == {"a": 1, "b": "é"}
+
+
 def again_and_again(size: int, times: int) -> bytes:
     """A memoised text that is encoded to bytes, again with every three bytes of the pickle."""
     text = b"X" + struct.pack("<I", size) + b"a" * size
     return b"\x80\x02(c_codecs\nencode\nq\x00" + text + b"X\x06\x00\x00\x00latin1\x86q\x01R" + b"h\x00h\x01R" * times + b"l."
+
+
+def pairs_again_and_again(size: int, times: int) -> bytes:
+    """A memoised list of pairs that is made a mapping, again with every five bytes of the pickle."""
+    pairs = b"](" + b"".join(b"K\x01N\x86" for _ in range(size)) + b"e"
+    return b"\x80\x02(ccollections\nOrderedDict\nq\x00" + pairs + b"\x85q\x01R" + b"h\x00h\x01R" * times + b"l."
 
 
 COMMAND = "touch ran"
@@ -139,6 +151,13 @@ HOSTILE = {
     "a huge LONG4": (b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\xff.", "asks for the opcode LONG4"),
     "a huge LONG": (b"\x80\x02L" + b"9" * 100_000 + b"L\n.", "asks for the opcode LONG"),
     "a text encoded again and again": (again_and_again(20_000, 3000), "asks for _codecs.encode of one text again and again"),
+    "pairs made a mapping again and again": (pairs_again_and_again(3000, 3000), r"OrderedDict of one list again and again"),
+    "a mapping of what are no pairs": (b"\x80\x02ccollections\nOrderedDict\n]K\x01a\x85R.", "damaged"),
+    "a mapping of a number": (
+        b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.",
+        r"asks for collections\.OrderedDict with arguments",
+    ),
+    "a mapping with tuples as keys": (b"\x80\x02ccollections\nOrderedDict\n])K\x01\x86a\x85R.", r"asks for \[\] as a key"),
     "a huge BYTEARRAY8": (b"\x80\x05\x96" + struct.pack("<Q", 2**50) + b".", "asks for the opcode BYTEARRAY8"),
     "a missing memo entry": (b"\x80\x04j\xff\xff\xff\xff.", "damaged at byte 7"),
     "nested tuples as a key": (nested_tuples(60), "asks for a tuple as a key"),

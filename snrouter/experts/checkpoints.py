@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from snrouter.errors import CheckpointError, suggestion
 from snrouter.experts import networks
 from snrouter.experts.networks.classifier import Classifier
 from snrouter.experts.originals import nvlabs, vdm_pytorch
-from snrouter.experts.originals.torch_files import read_state
+from snrouter.experts.originals.torch_files import OLD, read_state
 from snrouter.files import replacing, write
 from snrouter.pickles import quoted, shown
 
@@ -39,6 +40,29 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(checkpoint: Path, expected: str | None = None, published: Collection[str] = ()) -> str:
+    """Hex digest of a file that someone else published, compared with what it should be.
+
+    Args:
+        checkpoint: the file.
+        expected: its digest, where one is known.
+        published: beginnings of digests; a file whose name ends in one of these, as published names do, must have it.
+
+    Raises:
+        CheckpointError: when the file is missing or another.
+    """
+    _check_is_file(checkpoint)
+    if expected is not None and not re.fullmatch("[0-9a-fA-F]{64}", expected):
+        raise CheckpointError(f"sha256: expected 64 hexadecimal digits, as sha256sum prints them, got {shown(expected)!r}")
+    wanted = expected or next((start for start in published if checkpoint.stem.endswith(f"-{start}")), "")
+    if not (digest := sha256(checkpoint)).startswith(wanted.lower()):
+        raise CheckpointError(
+            f"checkpoint {checkpoint}: its SHA-256 is {digest}, expected {wanted.lower() if expected else f'{wanted}...'}; "
+            f"the file is damaged or another, copy it again{'' if expected else ', or give its own as sha256'}"
+        )
+    return digest
 
 
 def card_path(checkpoint: Path) -> Path:
@@ -330,7 +354,8 @@ def _read_saved(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 _READERS = {".safetensors": _read_saved, ".pkl": nvlabs.read_pickle, ".pt": vdm_pytorch.read_model}
-_FORMS = {".safetensors": "safetensors", ".pkl": "a pickle", ".pt": "a zip archive", ".pth": "a zip archive"}
+_SAVED = "a file of torch.save"
+_FORMS = {".safetensors": "safetensors", ".pkl": "a pickle", ".pt": _SAVED, ".pth": _SAVED}
 
 
 def _check_is_file(checkpoint: Path) -> None:
@@ -353,7 +378,7 @@ def _check_form(checkpoint: Path, suffixes: Collection[str]) -> None:
     if head.endswith(b"{"):  # after a length of eight bytes
         found = "safetensors"
     elif head.startswith((b"PK", b"\x80")):
-        found = "a zip archive" if head.startswith(b"PK") else "a pickle"
+        found = _SAVED if head.startswith((b"PK", OLD[:9])) else "a pickle"
     if found not in (None, told):
         raise CheckpointError(
             f"checkpoint {checkpoint}: it is {found}, not {told} as its name says; "

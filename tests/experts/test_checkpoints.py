@@ -1,5 +1,6 @@
 """Checkpoints: what is saved is what is read back, and a damaged file says what is wrong with it."""
 
+import hashlib
 import json
 import math
 import os
@@ -12,7 +13,16 @@ from safetensors.torch import save_file
 
 import snrouter
 from snrouter.errors import CheckpointError, OutputError, SpecError
-from snrouter.experts.checkpoints import build_filled, card_path, load_expert_network, load_network, save_checkpoint, sha256
+from snrouter.experts.checkpoints import (
+    build_filled,
+    card_path,
+    check_sha256,
+    load_expert_network,
+    load_network,
+    read_plain,
+    save_checkpoint,
+    sha256,
+)
 from snrouter.experts.networks import build
 from snrouter.experts.networks.unet import UNet
 
@@ -111,10 +121,10 @@ class Attack:
     ("name", "content", "message"),
     [
         ("x.safetensors", pickle.dumps(Attack()), "it is a pickle, not safetensors as its name says"),
-        ("x.safetensors", b"PK\x03\x04" + bytes(20), "it is a zip archive, not safetensors"),
-        ("x.pkl", b"PK\x03\x04" + bytes(20), "it is a zip archive, not a pickle"),
+        ("x.safetensors", b"PK\x03\x04" + bytes(20), "it is a file of torch.save, not safetensors"),
+        ("x.pkl", b"PK\x03\x04" + bytes(20), "it is a file of torch.save, not a pickle"),
         ("x.pkl", (8).to_bytes(8, "little") + b"{}      ", "it is safetensors, not a pickle"),
-        ("x.pt", pickle.dumps(Attack()), "it is a pickle, not a zip archive"),
+        ("x.pt", pickle.dumps(Attack()), "it is a pickle, not a file of torch.save"),
         ("x.ckpt", pickle.dumps(Attack()), r"files '\.ckpt' are not read; read are \.safetensors, \.pkl, \.pt"),
         ("x", pickle.dumps(Attack()), "files '' are not read"),
     ],
@@ -335,3 +345,29 @@ def test_a_unet_answers_each_image_by_itself_and_hears_the_noise_level(arguments
     apart = torch.cat([network(z[i : i + 1], level[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(together, network(z, level + 1), atol=1e-3)
+
+
+def test_a_published_file_must_have_the_digest_it_is_known_by(tmp_path):
+    (path := tmp_path / "net-0123abcd.pth").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert (
+        check_sha256(path) == check_sha256(path, digest.upper(), ["0123abcd"]) == check_sha256(path, None, ["ffffffff"]) == digest
+    )
+    with pytest.raises(
+        CheckpointError, match=rf"net-0123abcd\.pth: its SHA-256 is {digest}, expected 0123abcd\.\.\.; .* as sha256$"
+    ):
+        check_sha256(path, None, ["ffffffff", "0123abcd"])
+    with pytest.raises(CheckpointError, match=f"expected {'a' * 64}; the file is damaged or another, copy it again$"):
+        check_sha256(path, "a" * 64)
+    with pytest.raises(CheckpointError, match="expected 64 hexadecimal digits, as sha256sum prints them, got '0123abcd'"):
+        check_sha256(path, "0123abcd")
+    with pytest.raises(CheckpointError, match="no such file"):
+        check_sha256(tmp_path / "none.pth")
+
+
+def test_a_state_dict_of_before_pytorch_1_6_is_read(tmp_path):
+    state = {"features.a": torch.arange(4.0), "classifier.a": torch.zeros(2)}
+    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    _, tensors = read_plain(tmp_path / "x.pth", {}, prefix="features.")
+    assert tensors.keys() == {"a"}
+    assert torch.equal(tensors["a"], state["features.a"])

@@ -3,8 +3,9 @@
 A tensor is pickled as a view (offset, shape, strides) of a storage. Where the storage's bytes are depends on the file:
 
 - in a .pt file, a zip archive, the storage is a persistent id whose key names an entry `<root>/data/<key>`;
-- in a plain pickle it is a byte string in the format that `torch.save` had before 1.6: pickles of a magic number, a version, the
-  machine's type sizes, the persistent id and a list of keys; then the number of elements as int64, and the elements.
+- in a .pt file from before PyTorch 1.6 it is a persistent id, too: the file is pickles of a magic number, a version, the machine's
+  type sizes, the value and a list of keys; then for each key the number of elements as int64, and the elements;
+- in a plain pickle it is a byte string in that older format, whose value is one persistent id.
 
 Every number that the file states is checked against the bytes that are there. Tensors are views of the file, perhaps unaligned.
 """
@@ -12,6 +13,7 @@ Every number that the file states is checked against the bytes that are there. T
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import struct
 import zipfile
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from snrouter import files
 from snrouter.errors import CheckpointError, PickleError
-from snrouter.pickles import Call, Global, read, shown
+from snrouter.pickles import OPCODES, Call, Global, read, shown
 
 _TENSOR = "torch._utils._rebuild_tensor_v2"
 _PARAMETER = "torch._utils._rebuild_parameter"
@@ -54,6 +56,9 @@ MAPPINGS = frozenset(["collections.OrderedDict"])
 """Subclasses of dict in files of PyTorch."""
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+
+OLD = pickle.dumps(_MAGIC, protocol=2)
+"""How files of `torch.save` from before PyTorch 1.6 begin."""
 _LARGEST_HEAD, _MOST_ENTRIES = 4096, 100_000
 
 
@@ -87,16 +92,18 @@ def read_pt(path: Path, allowed: Collection[str] = ()) -> tuple[Any, dict[str, m
     """Read a .pt file: the value that was saved, tensors being records, and the entries that `tensor` needs.
 
     Raises:
-        CheckpointError: when it is no file of `torch.save` of PyTorch 1.6 or later, is damaged, or asks for code.
+        CheckpointError: when it is no file of `torch.save`, is damaged, or asks for code.
     """
     try:
-        entries = _entries(path, files.view(path))
+        data = files.view(path)
+        if data[: len(OLD)] == OLD:
+            return _old(data, TENSORS | {*allowed})
+        entries = _entries(path, data)
         root = _root(entries)
         value, _ = read(entries[f"{root}data.pkl"], TENSORS | {*allowed}, MAPPINGS)
     except zipfile.BadZipFile as error:
         raise CheckpointError(
-            f"checkpoint {path}: not a zip archive as torch.save writes it since PyTorch 1.6 ({error}); "
-            f"it is damaged, or old: save it again with a newer PyTorch"
+            f"checkpoint {path}: not a zip archive as torch.save writes it ({error}); it is damaged or of another format"
         ) from None
     except (OSError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
@@ -160,25 +167,67 @@ def _storage(record: Any, entries: Mapping[str, memoryview]) -> tuple[memoryview
     match record:
         case Call(name=name, args=(bytes() | memoryview() as raw,)) if name == _BYTES:
             return _in_bytes(memoryview(bytearray(raw)) if isinstance(raw, bytes) else raw)
-        case Call(name="persistent_id", args=(("storage", Global(), str() as key, _, int()) as claim,)):
+        case Call(name="persistent_id", args=(("storage", Global(), str() as key, _, int(), *views) as claim,)) if views in (
+            [],
+            [None],
+        ):
             return _checked(claim, entries.get(key, memoryview(b"")))
     raise PickleError(f"expected a storage of numbers, got {shown(record)}")
 
 
 def _in_bytes(data: memoryview) -> tuple[memoryview, torch.dtype]:
+    value, entries = _old(data, _STORAGES, _LARGEST_HEAD, 100)
+    if isinstance(value, Call) and value.name == "persistent_id" and entries:
+        return _storage(value, entries)
+    raise PickleError("a storage is not in the format of torch.save")
+
+
+def _old(
+    data: memoryview, allowed: Collection[str], head: int | None = None, limit: int = OPCODES
+) -> tuple[Any, dict[str, memoryview]]:
+    """The value and the storages of the older format, whose pickles lie within the first `head` bytes."""
     at, parts = 0, []
     for _ in range(5):
-        part, at = read(data[:_LARGEST_HEAD], _STORAGES, start=at, limit=100)
+        part, at = read(data[:head], allowed, MAPPINGS, at, limit, strings="text")
         parts.append(part)
     match parts:
-        case [magic, version, {"little_endian": True}, Call(name="persistent_id", args=(tuple(claim),)), [str() as key]] if (
-            (magic, version) == (_MAGIC, _VERSION) and len(claim) > 4 and isinstance(claim[2], str) and claim[2] == key
-        ):
-            raw = data[at + 8 :]
-            if len(data) < at + 8 or struct.unpack_from("<q", data, at) != (claim[4],):
-                raise PickleError(f"a storage claims {shown(claim[4])} elements; its bytes say otherwise")
-            return _checked(claim, raw)
-    raise PickleError("a storage is not in the format of torch.save")
+        case [magic, version, {"little_endian": True}, value, list(keys)] if (magic, version) == (_MAGIC, _VERSION):
+            return value, _in_a_row(data[at:], keys, _itemsizes(value))
+    raise PickleError("not in the format of torch.save before PyTorch 1.6")
+
+
+def _in_a_row(data: memoryview, keys: list[Any], itemsizes: Mapping[str, int]) -> dict[str, memoryview]:
+    """Storages one after the other, each behind its number of elements."""
+    entries, at = {}, 0
+    for key in keys:
+        if not isinstance(key, str) or key not in itemsizes or key in entries:
+            raise PickleError(f"a storage is not in the format of torch.save: its key {shown(key)} is no tensor's, or there twice")
+        count = struct.unpack_from("<q", data, at)[0] if len(data) >= at + 8 else -1
+        start, at = at + 8, at + 8 + count * itemsizes[key]
+        if not start <= at <= len(data):
+            raise PickleError(f"a storage claims {shown(count)} elements; {max(len(data) - start, 0)} bytes are there")
+        entries[key] = data[start:at]
+    return entries
+
+
+def _itemsizes(value: Any) -> dict[str, int]:
+    """Bytes an element of every storage that a value names; each part of it is looked at once, however often it is shared."""
+    found, seen, left = {}, set(), [value]
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        match part:
+            case Call(name="persistent_id", args=(("storage", Global(name=kind), str() as key, *_),)) if kind in _STORAGES:
+                found[key] = _STORAGES[kind].itemsize
+            case Call():
+                left += [part.args, part.state]
+            case dict():
+                left += part.values()
+            case list() | tuple():
+                left += part
+    return found
 
 
 def _checked(claim: tuple[Any, ...], raw: memoryview) -> tuple[memoryview, torch.dtype]:

@@ -109,11 +109,12 @@ def test_a_storage_in_bytes_is_checked_like_any_other(tmp_path, monkeypatch):
     assert torch.equal(in_bytes(raw), BASE)
     huge = raw.replace(struct.pack("<q", 24) + BASE.numpy().tobytes()[:8], struct.pack("<q", 2**60) + BASE.numpy().tobytes()[:8])
     for damaged, message in (
-        (huge, "its bytes say otherwise"),
-        (raw[:-4], "claims 24 elements of torch.float32, but 92 bytes are there"),
+        (huge, f"claims {2**60} elements; 96 bytes are there"),
+        (raw[:-4], "claims 24 elements; 92 bytes are there"),
         (raw[: len(raw) // 3], "damaged"),
         (legacy([1, 2]), "not in the format|truncated|damaged"),
         (pickle.dumps(Attack()) + raw, r"asks for (posix|nt)\.system"),
+        (legacy({"a": BASE}), "asks for torch._utils._rebuild_tensor_v2|asks for collections"),
         (raw.replace(b"little_endianq", b"little_indianq"), "not in the format"),
         (raw.replace(b"FloatStorage", b"FlootStorage"), "asks for torch.FlootStorage"),
     ):
@@ -203,9 +204,7 @@ def test_code_and_other_archives_are_refused(tmp_path, monkeypatch, entries, mes
     assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04" + b"x" * 100, b"garbage" * 100, pickle.dumps(Attack()), legacy({"a": BASE})]
-)
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + b"x" * 100, b"garbage" * 100, pickle.dumps(Attack())])
 def test_what_is_no_archive_is_refused(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pt").write_bytes(content)
@@ -231,3 +230,51 @@ def test_a_state_dict_is_found_where_it_is_said_to_be(tmp_path):
     torch.save({"a": BASE, "note": "text"}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="expected a tensor, got text"):
         read_state(tmp_path / "x.pt")
+
+
+# --- .pt files from before PyTorch 1.6 -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.int64])
+def test_files_in_the_older_format_come_back_too(tmp_path, dtype):
+    state = {"base": BASE.to(dtype), "view": BASE.to(dtype).reshape(4, 6).t(), "other": torch.nn.Parameter(BASE[2:9:3] + 1)}
+    (path := tmp_path / "x.pth").write_bytes(legacy(OrderedDict(state)))
+    got = read_state(path)
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[name], state[name]) for name in state)
+    path.write_bytes(legacy({"state_dict": state, "epoch": 3}))
+    assert torch.equal(read_state(path, "state_dict")["view"], state["view"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw[:-4], "claims 24 elements; 92 bytes are there"),
+        (lambda raw: raw[: len(raw) - 100], "claims -1 elements; 0 bytes are there"),
+        (lambda raw: raw.replace(struct.pack("<q", 24), struct.pack("<q", 2**60)), f"claims {2**60} elements; 96 bytes are there"),
+        (lambda raw: raw.replace(struct.pack("<q", 24), struct.pack("<q", -24)), "claims -24 elements"),
+        (
+            lambda raw: raw.replace(struct.pack("<q", 24), struct.pack("<q", 23)),
+            "claims 24 elements of torch.float32, but 92 bytes",
+        ),
+        (lambda raw: raw.replace(b"little_endianq", b"little_indianq"), "not in the format of torch.save before"),
+        (lambda raw: raw[: len(raw) // 2], "x.pth: .*(damaged|claims)"),
+        (lambda raw: raw[:15] + pickle.dumps(Attack()) + raw[15:], r"asks for (posix|nt)\.system"),
+        (lambda raw: raw[:15] + legacy([Attack()])[15:], r"asks for (posix|nt)\.system"),
+    ],
+)
+def test_damage_and_code_in_the_older_format_are_refused(tmp_path, monkeypatch, damage, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.pth").write_bytes(damage(legacy({"a": BASE})))
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_state(tmp_path / "x.pth")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("keys", [["0", "0"], [["0"]], [1], ["x"]])
+def test_storages_that_nothing_names_are_refused_in_the_older_format(tmp_path, keys):
+    before, after = legacy({"a": BASE}).split(b"\x80\x02]", 1)
+    (tmp_path / "x.pth").write_bytes(before + pickle.dumps(keys, protocol=2) + after[after.index(b".") + 1 :])
+    with pytest.raises(CheckpointError, match="is no tensor's, or there twice"):
+        read_state(tmp_path / "x.pth")
