@@ -37,6 +37,11 @@ class Ancestral(Solver):
     def __post_init__(self) -> None:
         grids.check_steps(self.steps)
 
+    @property
+    def encodes(self) -> bool:
+        """It draws noise."""
+        return False
+
     def grid(self, bounds: GammaInterval) -> list[float]:
         """Uniform in gamma."""
         return grids.uniform(bounds, self.steps)

@@ -64,6 +64,11 @@ class Tally:
 class Solver(ABC):
     """Moves states along the axis."""
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it can also go from data to noise: it draws no noise of its own."""
+        return True
+
     def grid(self, bounds: GammaInterval) -> list[float] | None:
         """The gammas its steps go through, ascending, seams not yet inserted; None when it chooses them as it goes."""
         return None

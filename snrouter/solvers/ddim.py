@@ -50,6 +50,11 @@ class DDIM(Solver):
         if not 0 <= self.stochasticity <= 1:
             raise SpecError(f"stochasticity: expected a number between 0 and 1, got {self.stochasticity:g}")
 
+    @property
+    def encodes(self) -> bool:
+        """Only where it draws no noise."""
+        return not self.stochasticity
+
     def grid(self, bounds: GammaInterval) -> list[float]:
         """Uniform in gamma, or the given nodes."""
         return list(self.nodes) if self.nodes else grids.uniform(bounds, self.steps)

@@ -70,10 +70,7 @@ def sample(
     """
     if n < 1:
         raise SpecError(f"n: expected at least 1 sample, got {n}")
-    if final not in get_args(Final):
-        raise SpecError(f"final: expected {', '.join(get_args(Final))}, got {final!r}{suggestion(final, get_args(Final))}")
-    if not isinstance(levels, int) or levels < 2:
-        raise SpecError(f"levels: expected at least 2, got {levels}")
+    check_final(final, levels)
     bounds, solver = as_interval(interval), solver or ODE()
     if not isinstance(solver, Solver) or not isinstance(expert, Expert):
         raise SpecError(f"expected an Expert and a Solver such as snrouter.Heun(18), got {expert!r:.60} and {solver!r:.60}")
@@ -101,6 +98,18 @@ def sample(
                 raise SolverError(f"the states of {solver} overflowed, though every network output was finite; take more steps")
             parts.append(finish(expert, solution, bounds, final, levels, keys, part_condition, seed))
     return _join(parts)
+
+
+def check_final(final: str, levels: int) -> None:
+    """Refuse an unknown final step, or fewer than two levels.
+
+    Raises:
+        SpecError: naming it.
+    """
+    if final not in get_args(Final):
+        raise SpecError(f"final: expected {', '.join(get_args(Final))}, got {final!r}{suggestion(final, get_args(Final))}")
+    if not isinstance(levels, int) or levels < 2:
+        raise SpecError(f"levels: expected at least 2, got {levels}")
 
 
 def finish(

@@ -122,8 +122,10 @@ class SolverContract(ABC):
         assert math.isclose(heard[-1], 1.0, abs_tol=1e-6), f"progress ended at {heard[-1]:g}"
 
     def test_encoding_is_undone_by_sampling(self) -> None:
-        """From gamma_min up and down again, or a `SpecError` where it does not encode."""
+        """From gamma_min up and down again, or a `SpecError` where it does not encode; the solver's `encodes` says which."""
         z = 0.3 * self.start()
+        says = self.make(self.steps).encodes
+        assert says == self.encodes, f"the solver's `encodes` is {says}, declared {self.encodes}"
         if self.encodes:
             encoded = self.solve(self.route(), z, direction="encode").z
             close(self.solve(self.route(), encoded).z, z, 2 * self.tolerance, "encoded, then sampled")

@@ -1,0 +1,43 @@
+"""ExpertWrapper: something done around an expert, which in all else stays as it is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+from snrouter.experts.base import Expert, Piece
+
+
+class ExpertWrapper(Expert):
+    """An expert around another one, with its support, seams and pieces; a subclass says what happens when it is asked.
+
+    Args:
+        expert: what is wrapped; its attribute `expert`.
+    """
+
+    def __init__(self, expert: Expert) -> None:
+        super().__init__(expert.support, expert.name, expert.allow_extrapolation)
+        self.expert = expert
+
+    @abstractmethod
+    def around(self, expert: Expert) -> Expert:
+        """The same wrapper around another expert: the one of a piece."""
+
+    @property
+    def seams(self) -> tuple[float, ...]:
+        """The wrapped expert's."""
+        return self.expert.seams
+
+    @property
+    def invertible(self) -> bool:
+        """Whether the wrapped expert is."""
+        return self.expert.invertible
+
+    def require(self, lo: float, hi: float) -> None:
+        """Ask the wrapped expert."""
+        self.expert.require(lo, hi)
+
+    def pieces(self, lo: float, hi: float) -> Iterator[Piece]:
+        """The wrapped expert's, each wrapped alike."""
+        for piece in self.expert.pieces(lo, hi):
+            yield piece._replace(expert=self if piece.expert is self.expert else self.around(piece.expert))
