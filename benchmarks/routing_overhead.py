@@ -1,7 +1,8 @@
 """What routing costs: a fixed-step solver through a two-expert route against the bare network calls it makes.
 
 Both make the same calls on the same states, alternated in one process; the ratio of each pair is taken, and its median with a 95
-percent interval (order statistics of the binomial) is printed, and written as JSON with --json FILE.
+percent interval is printed, and written as JSON with --json FILE. So are those of the calls alone, made through the route and
+straight at the experts, as the metric `cost` takes them: what routing adds without the solver and the change of axis.
 
     python benchmarks/routing_overhead.py [--runs 20] [--batch 256] [--json FILE]
 """
@@ -15,12 +16,12 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from scipy.stats import binom
 
 import snrouter
 from snrouter.draws import Draws
 from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import sigma
+from snrouter.metrics.cost import Median, routing_pairs
 
 INTERVAL = (-7.86, 5.0)
 SWITCH = -5.0
@@ -39,14 +40,6 @@ class Recorded(torch.nn.Module):
         if self.calls is not None:
             self.calls.append((z, level))
         return self.network(z, level, condition)
-
-
-def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """Median and its distribution-free 95 percent interval."""
-    ordered = sorted(values)
-    n = len(ordered)
-    k = int(binom.ppf(0.025, n, 0.5))
-    return float(torch.tensor(ordered, dtype=torch.float64).quantile(0.5)), ordered[k], ordered[n - 1 - k]
 
 
 def main() -> None:
@@ -96,9 +89,20 @@ def main() -> None:
                 times[work.__name__] = time.perf_counter() - start
             if run >= 2:  # two warm-up pairs
                 ratios.append(times["routed"] / times["bare"])
-        median, low, high = median_interval(ratios)
-        report[type(solver).__name__] = {"calls": len(replay), "ratio": median, "interval": [low, high], "runs": len(ratios)}
-        print(f"{type(solver).__name__:10} {len(replay):3d} calls  routed / bare = {median:.3f}  [{low:.3f}, {high:.3f}]")
+        pairs = routing_pairs(merged, lambda route, solver=solver: solver.solve(route, z, INTERVAL), options.runs)
+        alone = Median.of([through / straight for through, straight in pairs])
+        whole = Median.of(ratios)
+        report[type(solver).__name__] = {
+            "calls": len(replay),
+            "whole": whole._asdict(),
+            "routing": alone._asdict(),
+            "runs": len(ratios),
+        }
+        print(
+            f"{type(solver).__name__:10} {len(replay):3d} calls  "
+            f"routed / bare = {whole.value:.3f}  [{whole.low:.3f}, {whole.high:.3f}]  "
+            f"routing alone = {alone.value:.3f}  [{alone.low:.3f}, {alone.high:.3f}]"
+        )
     if options.json:
         options.json.write_text(json.dumps({"batch": options.batch, "overhead": report}, indent=2) + "\n")
 

@@ -65,6 +65,7 @@ class Summary:
             about the value.
         protocol: how the number was made.
         terms: additive parts, each with value and standard_error.
+        pictures: what a report may show of it, by title: rows of images [rows, columns, C, H, W] in [-1, 1].
     """
 
     value: float
@@ -73,6 +74,7 @@ class Summary:
     columns: Mapping[str, Any] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Metric(ABC):

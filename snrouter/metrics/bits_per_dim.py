@@ -52,6 +52,9 @@ class BitsPerDim(DataMetric):
         solver: of the ODE, e.g. `{rtol: 1.0e-6}`; the spec's solver when that is an ODE, else `ODE()`.
     """
 
+    title = "bits/dim"
+    better = "lower"
+
     estimator: Literal["ode", "vlb"] = "ode"
     dequantization: Dequantization = "truncated_normal"
     images: int | None = None

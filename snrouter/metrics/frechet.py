@@ -2,11 +2,13 @@
 
     d = |m - m_r|^2 + tr(C + C_r - 2 (C C_r)^(1/2)),
 
-in float64, covariances with n - 1. Its standard error is that of the linearised distance over samples, the reference held fixed:
-sample i has the influence 2 (m - m_r).(f_i - m) + (f_i - m)^T G (f_i - m) - tr(G C), with G = dd/dC. The distance is biased
-upward by a finite sample; compare at equal n.
+in float64, covariances with n - 1. With C = R^T R, from a QR decomposition of the centred features, the trace of the root is the
+sum of the singular values of M = R C_r^(1/2): no root is taken of a number that is zero but for rounding, which is what a
+covariance of fewer samples than features is full of. Its standard error is that of the linearised distance over samples, the
+reference held fixed: sample i has the influence 2 (m - m_r).(f_i - m) + (f_i - m)^T G (f_i - m) - tr(G C), with
+G = dd/dC = I - C_r^(1/2) (M^T M)^(-1/2) C_r^(1/2). The distance is biased upward by a finite sample; compare at equal n.
 
-Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
+Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982; the bias: Chong and Forsyth 2020 (arXiv 1911.07023).
 """
 
 from __future__ import annotations
@@ -15,98 +17,163 @@ import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from snrouter.data.base import ImageData
 from snrouter.errors import SpecError
 from snrouter.experts.checkpoints import sha256
-from snrouter.metrics.base import Context, SampleMetric, Summary
-from snrouter.metrics.features import Features, extractor
+from snrouter.metrics.base import Context, Summary
+from snrouter.metrics.features.base import Extractor, found
+from snrouter.metrics.features.metric import FeatureMetric
 from snrouter.metrics.likelihood.estimate import standard_error
+from snrouter.metrics.references import Moments, accumulate, moments, told_reference
+from snrouter.metrics.statistics_file import read_statistics
+
+EDM = (50_000, 3, "minimum")
+"""Samples, repeats and what is taken of them in the protocol of Karras et al. 2022 (arXiv 2206.00364)."""
+
+FEW = 10_000
+"""Samples below which a row says that the distance is biased."""
 
 
 @dataclass(frozen=True)
-class Frechet(SampleMetric):
+class Frechet(FeatureMetric):
     """Frechet distance of samples to the spec's `reference` images; lower is better.
 
     Args:
+        checkpoint: the network's file: a classifier's .safetensors with its card, a TorchScript file, or Inception's weights.
         samples: how many samples.
-        features: "classifier", the penultimate layer of the classifier in `checkpoint`, or "torchscript", what the scripted module
-            in `checkpoint` returns for uint8 images [n, 3, H, W].
-        checkpoint: the classifier's .safetensors file, with its card, or the TorchScript file, e.g. of Inception.
+        features: "classifier", the penultimate layer of the classifier in `checkpoint`; "torchscript", what the scripted module
+            there returns for uint8 images [n, 3, H, W]; "inception", the layer of 2048 features that published distances are in.
+        sha256: what the checkpoint must hash to.
+        statistics: an .npz file with `mu` and `sigma` of the reference, as NVlabs/edm writes it, instead of the spec's
+            `reference` images.
+        repeats: how many consecutive blocks of `samples` are measured, each by itself.
+        take: of the blocks' distances, their mean or their minimum.
+        protocol: "edm", that of Karras et al. 2022: three blocks of 50,000, and the minimum.
     """
 
-    checkpoint: Path
-    samples: int = 2000
-    features: Features = "classifier"
+    title = "Fréchet distance"
+    better = "lower"
+
+    statistics: Path | None = None
+    repeats: int = 1
+    take: Literal["mean", "minimum"] = "mean"
+    protocol: Literal["edm"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise SpecError(f"repeats: expected at least 1, got {self.repeats}")
+        if self.protocol == "edm":
+            if (self.samples, self.repeats, self.take) not in ((2000, 1, "mean"), EDM):
+                raise SpecError("protocol: edm sets samples, repeats and take itself; leave them out, or leave protocol out")
+            for name, value in zip(("samples", "repeats", "take"), EDM, strict=True):
+                object.__setattr__(self, name, value)
 
     def count(self, context: Context) -> int:
-        """The samples asked for; also reads extractor and reference, so that a fault in them is found before any work."""
-        if self.samples < 2:
-            raise SpecError(f"samples: expected at least 2 for a covariance, got {self.samples}")
-        self._reference_features(context.need("reference"))
-        return self.samples
+        """The samples of all blocks, once the network, and the reference or its statistics, could be read."""
+        count = super().count(context)
+        if self.statistics is None:
+            context.need("reference")
+        else:
+            read_statistics(self.statistics, self.extractor())
+        return count * self.repeats
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
-        """The distance of the first `samples` images to all reference images; NaN for fewer than two."""
-        reference, images = context.need("reference"), measured["images"][: self.samples]
-        value, influence = math.nan, torch.zeros(len(images), dtype=torch.float64)
-        if len(images) > 1:
-            measure = extractor(self.features, self.checkpoint)
-            value, influence = frechet_distance(measure(images), self._reference_features(reference))
+        """The distance of the first samples to the whole reference; NaN for fewer than two."""
+        extractor = self.extractor()
+        reference, told = self._reference(context, extractor)
+        features = found(measured, extractor, count=self.samples * self.repeats)
+        n = len(features)
+        if n < 2:
+            values, influence = [math.nan], torch.zeros(n, dtype=torch.float64)
+        else:
+            values, influence = self._blocks(features, reference)
+        lowest = self.take == "minimum"
         return Summary(
-            value=value,
+            value=min(values) if lowest else sum(values) / len(values),
             standard_error=standard_error(influence),
             influence=influence,
-            columns={"features": self.checkpoint.stem if self.features == "torchscript" else self.features},
+            columns={"features": extractor.name} | (self._told(values) if self.repeats > 1 else {}),
             protocol={
-                "features_sha256": sha256(self.checkpoint),
-                "reference": reference.name,
-                "reference_n": len(reference),
-                "reference_protocol": dict(reference.protocol) or None,
-                "reference_sha256": reference.content_hash(),
+                **extractor.protocol,
+                **told,
                 "error": "linearised over samples, reference fixed",
+                "note": _note(min(n, self.samples), features.shape[1]),
             },
         )
 
-    def _reference_features(self, reference: ImageData) -> Tensor:
-        measure = extractor(self.features, self.checkpoint)
-        key = (self.features, sha256(self.checkpoint), reference.content_hash())
-        if key not in _REFERENCES:
-            blocks = range(0, len(reference), REFERENCE_BLOCK)
-            _REFERENCES[key] = torch.cat([measure(reference.images(slice(i, i + REFERENCE_BLOCK))) for i in blocks])
-        return _REFERENCES[key]
+    def _blocks(self, features: Tensor, reference: Moments) -> tuple[list[float], Tensor]:
+        """Distance of each block, and influences [n] on the value; a block that a limit cut short counts where it is alone."""
+        blocks = [part for part in torch.split(features, self.samples) if len(part) == self.samples] or [features]
+        values, influences = zip(*(frechet_distance(block, reference) for block in blocks), strict=True)
+        influence = torch.zeros(len(features), dtype=torch.float64)
+        kept = [values.index(min(values))] if self.take == "minimum" else range(len(blocks))
+        for i in kept:  # n influences of mean zero, whose spread over sqrt(n) is the value's error
+            start = i * self.samples
+            influence[start : start + len(blocks[i])] = influences[i] * (len(features) / (len(kept) * len(blocks[i])))
+        return list(values), influence
+
+    def _told(self, values: list[float]) -> dict[str, Any]:
+        """What the row says of blocks: how the number was taken, and the distance of each by the samples it is of."""
+        starts = range(0, len(values) * self.samples, self.samples)
+        return {
+            "blocks": f"{self.take} of {self.repeats} × {self.samples:,}",
+            "distances": {f"{i}-{i + self.samples - 1}": value for i, value in zip(starts, values, strict=True)},
+        }
+
+    def _reference(self, context: Context, extractor: Extractor) -> tuple[Moments, dict[str, Any]]:
+        """Moments of the reference, and what the row says of it."""
+        if self.statistics is not None:
+            told = {"reference": self.statistics.name, "reference_sha256": sha256(self.statistics)}
+            reference = read_statistics(self.statistics, extractor)
+            return reference, told | ({} if reference.n is None else {"reference_n": reference.n})
+        images = context.need("reference")
+        return moments(extractor, images), told_reference(images)
 
 
-REFERENCE_BLOCK = 8000
-"""Reference images that are floats at a time; a multiple of the extractors' batches."""
+def frechet_distance(features: Tensor, reference: Tensor | Moments) -> tuple[float, Tensor]:
+    """Frechet distance of features [n, F] to reference features [m, F] or their moments, and the influence [n] of each sample.
 
-_REFERENCES: dict[tuple[str, str, str], Tensor] = {}
-"""Reference features by kind and the hashes of extractor and images: every route of a sweep uses the same."""
-
-
-def frechet_distance(features: Tensor, reference: Tensor) -> tuple[float, Tensor]:
-    """Frechet distance between features [n, F] and reference features [m, F], and the influence [n] of each sample."""
-    features, reference = features.double(), reference.double()
-    mean, covariance = features.mean(0), features.T.cov()
-    wanted_mean, wanted = reference.mean(0), reference.T.cov()
-    root = _symmetric_power(wanted, 0.5)
-    inner = root @ covariance @ root
-    shift = mean - wanted_mean
-    cross = torch.linalg.eigvalsh(inner).clamp(min=0).sqrt().sum()
-    value = shift @ shift + covariance.trace() + wanted.trace() - 2 * cross
-    gradient = torch.eye(len(mean), dtype=torch.float64) - root @ _symmetric_power(inner, -0.5) @ root
-    centred = features - mean
-    influence = 2 * centred @ shift + ((centred @ gradient) * centred).sum(1) - (gradient * covariance).sum()
+    Raises:
+        SpecError: when the reference is of another number of features.
+    """
+    features = features.double()
+    wanted = reference if isinstance(reference, Moments) else accumulate([reference])
+    if features.shape[1:] != wanted.mean.shape:
+        raise SpecError(
+            f"reference: of {len(wanted.mean)} features, the samples of {features.shape[1]}; compare features of one network"
+        )
+    mean = features.mean(0)
+    centred, shift = features - mean, mean - wanted.mean
+    factor = torch.linalg.qr(centred, mode="r").R / math.sqrt(len(features) - 1)
+    root = _root(wanted.covariance)
+    _, singular, axes = torch.linalg.svd(factor @ root, full_matrices=False)
+    value = shift @ shift + factor.square().sum() + wanted.covariance.trace() - 2 * singular.sum()
+    kept = singular > singular.max() * len(mean) * EPSILON
+    turned = axes[kept] @ root
+    along = centred @ turned.T / singular[kept].sqrt()
+    quadratic = centred.square().sum(1) - along.square().sum(1)  # (f - m)^T G (f - m)
+    influence = 2 * centred @ shift + quadratic - quadratic.mean()
     return float(value.clamp(min=0)), influence
 
 
-def _symmetric_power(matrix: Tensor, power: float) -> Tensor:
-    """Power of a symmetric positive semi-definite matrix; directions below rounding count as zero."""
-    values, vectors = torch.linalg.eigh(matrix)
-    kept = values > values.max() * 1e-12
-    powered = torch.where(kept, values.clamp(min=1e-300) ** power, torch.zeros_like(values))
-    return cast(Tensor, vectors * powered @ vectors.T)
+EPSILON = torch.finfo(torch.float64).eps
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Square root of a symmetric positive semi-definite matrix; directions that are zero but for rounding count as zero."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values.max() * len(values) * EPSILON
+    root: Tensor = vectors[:, kept] * values[kept].sqrt() @ vectors[:, kept].T
+    return root
+
+
+def _note(n: int, features: int) -> str | None:
+    if n <= features:
+        return f"{n} samples of {features} features: a covariance without full rank; the distance is far above its limit"
+    if n < FEW:
+        return f"{n:,} samples: biased upward; compare at equal n only"
+    return None

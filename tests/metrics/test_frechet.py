@@ -1,12 +1,18 @@
 """The Frechet distance: closed forms between known Gaussians, and a standard error that repeated sampling confirms."""
 
+import dataclasses
+import hashlib
 import math
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import _compute_fid as torchmetrics_fid
 
 from snrouter.data.base import ImageData, from_levels
-from snrouter.errors import CheckpointError, SpecError
+from snrouter.errors import CheckpointError, DataError, SpecError
 from snrouter.experts.checkpoints import save_checkpoint
 from snrouter.experts.networks.classifier import Classifier
 from snrouter.experts.networks.unet import UNet
@@ -14,6 +20,7 @@ from snrouter.gamma import GammaInterval
 from snrouter.metrics.base import Context
 from snrouter.metrics.frechet import Frechet, frechet_distance
 from snrouter.metrics.likelihood.estimate import standard_error
+from snrouter.metrics.references import accumulate
 from snrouter.solvers.ode import ODE
 
 
@@ -58,6 +65,30 @@ def test_of_a_set_to_itself_it_is_zero_and_covariances_may_be_singular():
     value, influence = frechet_distance(flat, flat + 1)
     assert value == pytest.approx(5, rel=1e-6)
     assert bool(torch.isfinite(influence).all())
+
+
+@pytest.mark.parametrize(("dim", "n", "m"), [(16, 200, 300), (48, 20, 300), (48, 20, 30), (48, 300, 40), (48, 49, 300)])
+def test_it_is_scipys_and_torchmetrics_and_nearer_to_the_truth_where_covariances_are_singular(dim, n, m):
+    """The truth is the sum of singular values of the two centred matrices' product, no root of a covariance taken.
+
+    The others take roots of eigenvalues that are zero but for rounding, which costs them 2e-8 here.
+    """
+    ours = normal(n, dim) @ normal(dim, dim, seed=1) / dim**0.5 + 0.1
+    theirs = 1.3 * normal(m, dim, seed=2) @ normal(dim, dim, seed=3) / dim**0.5
+    a, b = accumulate([ours]), accumulate([theirs])
+    cross = torch.linalg.svdvals((ours - a.mean) @ (theirs - b.mean).T).sum() / math.sqrt((n - 1) * (m - 1))
+    apart = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()
+    root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy())
+    value = frechet_distance(ours, theirs)[0]
+    assert value == pytest.approx(float(apart - 2 * cross), rel=1e-12)
+    assert value == pytest.approx(float(apart) - 2 * root.trace().real, rel=1e-6)
+    assert value == pytest.approx(float(torchmetrics_fid(a.mean, a.covariance, b.mean, b.covariance)), rel=1e-6)
+    assert frechet_distance(ours, b)[0] == value
+
+
+def test_sets_of_other_features_are_refused():
+    with pytest.raises(SpecError, match="reference: of 3 features, the samples of 4"):
+        frechet_distance(normal(9), normal(9, 3))
 
 
 def test_the_influence_is_the_derivative_of_the_distance_in_a_samples_weight():
@@ -134,3 +165,79 @@ class TestMetric:
         save_checkpoint(path, UNet(channels=(8,)), {"network": {"type": "unet", "channels": [8]}})
         with pytest.raises(CheckpointError, match="features need a classifier, got 'unet'"):
             Frechet(path).summarise(context, {"images": torch.zeros(3, 1, 8, 8)})
+
+    def test_what_cannot_work_is_told_before_anything_is_drawn(self, checkpoint, context, tmp_path):
+        with pytest.raises(SpecError, match="needs the spec's `reference`"):
+            Frechet(checkpoint).count(context._replace(reference=None))
+        with pytest.raises(DataError, match="no such file"):
+            Frechet(checkpoint, statistics=tmp_path / "gone.npz").count(context)
+
+
+class TestBlocks:
+    """The metric over consecutive blocks of samples, pixels being features."""
+
+    CONTEXT = Context(
+        GammaInterval(-8.0, 4.0), ODE(), None, ImageData(normal(500, seed=9).reshape(500, 1, 2, 2), None, None, "x"), 0
+    )
+
+    @staticmethod
+    def images(n: int, seed: int = 1) -> Tensor:
+        return normal(n, seed=seed).reshape(n, 1, 2, 2).float() + 0.2
+
+    def summary(self, n: int = 300, **arguments):
+        return Frechet(features=nn.Flatten(), **arguments).summarise(self.CONTEXT, {"images": self.images(n)})
+
+    def distances(self, n: int = 300, size: int = 100):
+        reference = self.CONTEXT.reference.images().flatten(1)
+        return [frechet_distance(part.flatten(1), reference) for part in torch.split(self.images(n), size)]
+
+    def test_their_mean_has_the_influences_of_all(self):
+        wanted = self.distances()
+        found = self.summary(samples=100, repeats=3)
+        assert found.value == pytest.approx(sum(value for value, _ in wanted) / 3, rel=1e-12)
+        torch.testing.assert_close(found.influence, torch.cat([influence for _, influence in wanted]))
+        assert found.columns["blocks"] == "mean of 3 × 100"
+
+    def test_the_lowest_has_its_own_error_and_the_row_tells_all(self):
+        wanted = self.distances()
+        lowest = min(range(3), key=lambda i: wanted[i][0])
+        found = self.summary(samples=100, repeats=3, take="minimum")
+        assert found.value == wanted[lowest][0]
+        assert found.standard_error == pytest.approx(standard_error(wanted[lowest][1]), rel=0.01)
+        assert found.columns["distances"] == dict(zip(("0-99", "100-199", "200-299"), [v for v, _ in wanted], strict=True))
+        assert found.columns["blocks"] == "minimum of 3 × 100"
+        assert len(found.influence) == 300
+
+    def test_the_error_of_the_difference_of_two_minima_is_that_of_their_blocks(self):
+        """Where two routes have their lowest in different blocks, their errors are independent."""
+        influence = self.summary(samples=100, repeats=3, take="minimum").influence
+        other = influence.roll(100)
+        assert standard_error(influence - other) == pytest.approx(2**0.5 * standard_error(influence), rel=0.01)
+
+    def test_what_a_limit_leaves_is_measured(self):
+        assert self.summary(n=250, samples=100, repeats=3, take="minimum").columns["distances"].keys() == {"0-99", "100-199"}
+        assert self.summary(n=70, samples=100, repeats=3).value == pytest.approx(self.distances(70)[0][0], rel=1e-12)
+
+    def test_edms_protocol_by_name(self):
+        metric = Frechet(features=nn.Flatten(), protocol="edm")
+        assert metric.count(self.CONTEXT) == 150_000
+        assert metric.summarise(self.CONTEXT, {"images": self.images(90)}).columns["blocks"] == "minimum of 3 × 50,000"
+        assert dataclasses.replace(metric) == metric
+        with pytest.raises(SpecError, match="protocol: edm sets samples, repeats and take itself"):
+            Frechet(features=nn.Flatten(), protocol="edm", samples=1000)
+
+    def test_statistics_stand_for_the_reference(self, tmp_path):
+        wanted = self.summary(samples=300)
+        reference = self.CONTEXT.reference.images().flatten(1).double().numpy()
+        np.savez(tmp_path / "ref.npz", mu=reference.mean(0), sigma=np.cov(reference, rowvar=False))
+        metric = Frechet(features=nn.Flatten(), samples=300, statistics=tmp_path / "ref.npz")
+        found = metric.summarise(self.CONTEXT._replace(reference=None), {"images": self.images(300)})
+        assert found.value == pytest.approx(wanted.value, rel=1e-12)
+        assert found.protocol["reference"] == "ref.npz"
+        assert found.protocol["reference_sha256"] == hashlib.sha256((tmp_path / "ref.npz").read_bytes()).hexdigest()
+        assert "reference_n" not in found.protocol
+
+    def test_few_samples_are_noted(self):
+        assert self.summary(n=4).protocol["note"].startswith("4 samples of 4 features: a covariance without full rank")
+        assert self.summary(n=300).protocol["note"] == "300 samples: biased upward; compare at equal n only"
+        assert self.summary(n=10_000, samples=10_000).protocol["note"] is None

@@ -148,7 +148,9 @@ def bits_per_dim(
 
     measure = bound if estimator == "vlb" else density
     collected: dict[str, list[Tensor]] = {}
-    with full_float32(), progress_bar(progress, "bits/dim") as tell:
+    full = torch.autocast(images.device.type, enabled=False)
+    full = torch.autocast(images.device.type, enabled=False)
+    with full, full_float32(), progress_bar(progress, "bits/dim") as tell:
         for done, (r, s) in enumerate(itertools.product(range(outer), range(inner))):
             terms = measure(r, s, lambda fraction, done=done: tell((done + fraction) / (outer * inner)))  # type: ignore[misc]
             for name, nats in terms.items():

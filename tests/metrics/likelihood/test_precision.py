@@ -1,10 +1,12 @@
-"""Likelihoods keep TF32 out, and put the setting back."""
+"""Likelihoods keep TF32 and autocast out, and put the setting back."""
 
 from __future__ import annotations
 
 import torch
 
 import snrouter
+from snrouter.data.base import from_levels
+from snrouter.spec import load
 
 NEW = hasattr(torch.backends.cuda.matmul, "fp32_precision")  # PyTorch 2.9 on
 
@@ -41,3 +43,13 @@ def test_either_way_of_allowing_tf32_survives_a_likelihood(oracles):
         assert isinstance(torch.backends.cudnn.allow_tf32, bool)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_likelihoods_leave_autocast():
+    expert = load("digits").expert("likelihood")
+    images = from_levels(torch.arange(128).reshape(2, 1, 8, 8) % 17, 17, torch.float32)
+    settings = {"interval": (-7.86, 5.0), "estimator": "vlb", "levels": 17, "times": 2, "seed": 0}
+    plain = snrouter.bits_per_dim(expert, images, **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = snrouter.bits_per_dim(expert, images, **settings)
+    assert torch.equal(plain.values, cast.values)

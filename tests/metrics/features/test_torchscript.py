@@ -1,4 +1,4 @@
-"""Feature extractors: a scripted module is given uint8 images, and asked for features where it can be."""
+"""A scripted module is given uint8 images, and asked for features and for class probabilities where it can be."""
 
 import hashlib
 import warnings
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from snrouter.data.base import ImageData, from_levels
-from snrouter.errors import CheckpointError
+from snrouter.errors import CheckpointError, SpecError
 from snrouter.gamma import GammaInterval
 from snrouter.metrics.base import Context
-from snrouter.metrics.features import SCRIPTED_BATCH, extractor
+from snrouter.metrics.features.metric import extractor
 from snrouter.metrics.frechet import Frechet, frechet_distance
+from snrouter.metrics.inception_score import InceptionScore
 from snrouter.solvers.ode import ODE
 
 
@@ -26,6 +27,16 @@ class Means(nn.Module):
         if return_features:
             return torch.cat([pixels.mean(2), pixels.std(2)], 1)
         return torch.zeros(images.shape[0], 10)
+
+
+class Scores(nn.Module):
+    """Features, or class probabilities with or without a bias, as NVIDIA's Inception file returns them."""
+
+    def forward(self, images: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        features = images.double().flatten(1)[:, :3] / 64
+        if return_features:
+            return features
+        return (features if no_output_bias else features + torch.tensor([0.0, 1.0, 2.0])).softmax(1)
 
 
 class Plain(nn.Module):
@@ -53,7 +64,7 @@ class Two(nn.Module):
 def scripted(tmp_path):
     def save(module: nn.Module, name: str = "inception-tiny.pt"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")
             torch.jit.save(torch.jit.script(module), tmp_path / name)
         return tmp_path / name
 
@@ -65,16 +76,35 @@ def pixels(n: int, channels: int = 3, levels: int = 256, seed: int = 0) -> Tenso
 
 
 def test_a_scripted_module_is_given_the_levels_and_asked_for_features(scripted):
-    levels = pixels(SCRIPTED_BATCH + 3)
-    found = extractor("torchscript", scripted(Means()))(from_levels(levels, 256))
+    levels = pixels(67)
+    found = extractor("torchscript", scripted(Means())).outputs(from_levels(levels, 256))["features"]
     flat = levels.double().flatten(2)
     torch.testing.assert_close(found, torch.cat([flat.mean(2), flat.std(2)], 1))
 
 
 def test_one_without_return_features_is_called_plainly_and_grey_images_become_three_channels(scripted):
     levels = pixels(5, channels=1)
-    found = extractor("torchscript", scripted(Plain()))(from_levels(levels, 256))
+    found = extractor("torchscript", scripted(Plain())).outputs(from_levels(levels, 256))["features"]
     torch.testing.assert_close(found, levels.double().flatten(1).mean(1, keepdim=True).expand(-1, 3))
+
+
+def test_class_probabilities_are_asked_for_without_their_bias(scripted):
+    levels = pixels(5)
+    found = extractor("torchscript", scripted(Scores())).outputs(from_levels(levels, 256), "logits")["logits"]
+    torch.testing.assert_close(found.softmax(1), (levels.double().flatten(1)[:, :3] / 64).softmax(1))
+
+
+def test_logits_are_left_as_they_are(scripted):
+    found = extractor("torchscript", scripted(Means())).outputs(from_levels(pixels(2), 256), "logits")["logits"]
+    assert torch.equal(found, torch.zeros(2, 10, dtype=torch.float64))
+
+
+def test_a_network_without_classes_has_no_inception_score(scripted):
+    network = extractor("torchscript", scripted(Plain()))
+    with pytest.raises(CheckpointError, match="features inception-tiny: the network gives no logits; name one that does"):
+        network.outputs(from_levels(pixels(2), 256), "logits")
+    with pytest.raises(SpecError, match="features: inception-tiny tells no classes apart"):
+        InceptionScore(scripted(Plain()), features="torchscript").count(None)
 
 
 def test_what_is_no_extractor_is_refused_in_one_line(scripted, tmp_path):
@@ -85,9 +115,9 @@ def test_what_is_no_extractor_is_refused_in_one_line(scripted, tmp_path):
     with pytest.raises(CheckpointError, match=r"text\.pt: not a TorchScript file"):
         extractor("torchscript", tmp_path / "text.pt")
     with pytest.raises(CheckpointError, match=r"expected features \[2, F\], got \[2, 3, 4, 4\]"):
-        extractor("torchscript", scripted(Picture()))(images)
+        extractor("torchscript", scripted(Picture())).outputs(images)
     with pytest.raises(CheckpointError, match=r"cannot take uint8 images \[n, 3, H, W\] \([^\n]+\)$"):
-        extractor("torchscript", scripted(Two()))(images)
+        extractor("torchscript", scripted(Two())).outputs(images)
 
 
 def test_the_metric_is_the_distance_of_scripted_features_named_by_file_and_hash(scripted):
