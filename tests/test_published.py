@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from snrouter import evaluation, spec
+from snrouter.evaluation.jobs import run_fingerprint
 from snrouter.errors import SpecError
 from snrouter.report import csv_text, markdown, published, to_rich, write_report
 from snrouter.report.columns import columns
@@ -240,8 +241,8 @@ def test_published_numbers_are_no_part_of_what_is_computed(path):
 
     def fingerprints(*overrides: str) -> list[str]:
         worker = evaluation.Worker([evaluation.own_route(spec.load(path, overrides))])
-        jobs = worker.jobs()
-        return [*(job.key for job in jobs), worker.fingerprint(jobs)]
+        jobs = evaluation.plan(worker)
+        return [*(job.key for job in jobs), run_fingerprint(worker, jobs)]
 
     first = fingerprints()
     assert fingerprints("seed=1") != first

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from snrouter.report import published
-from snrouter.report.tables import (
-    MISSING,
-    Measure,
-    Number,
-    Row,
-    experts,
-    finite,
-    measures,
-    metric_name,
-    places,
-    table,
-    titled,
-    variant_words,
-)
+from snrouter.report.measures import Measure, measures, metric_name, titled, variant_words
+from snrouter.report.number import MISSING, Number, aligned, finite
+from snrouter.report.tables import Row, experts, table
 
 
 @dataclass(frozen=True)
@@ -32,7 +21,9 @@ class Column:
         title: its own heading.
         cells: the text.
         faint: which cells are differences within the error.
-        kind: "route", "written", "switch", "value", "difference", "published", "published difference", "reference" or "cost".
+        kind: one of "run", "route", "written", "switch", "value", "difference", "published", "published difference", "reference",
+            "cost".
+        family: that of its measure, or "".
     """
 
     group: str
@@ -40,6 +31,7 @@ class Column:
     cells: Sequence[str]
     faint: Sequence[bool] = field(default=())
     kind: str = "value"
+    family: str = ""
 
     @property
     def heading(self) -> str:
@@ -48,35 +40,97 @@ class Column:
 
 
 def columns(results: Mapping[str, Any]) -> list[Column]:
-    """The table as text: route, its switch, each measure with its paired differences, network calls."""
-    rows, known, singles = table(results), measures(results), experts(results)
-    out = [Column("", "route", [row.label for row in rows], kind="route")]
+    """The table as text: route, its switch, each measure with its paired differences, network calls.
+
+    Of several runs combined, the run comes first, and differences, which are paired within a run alone, are left to the run's own.
+    """
+    rows, known = table(results), measures(results)
+    several = "runs" in results
+    out, singles = _routes(results, rows), () if several else experts(results)
     if any(row.written for row in rows):
         out.append(Column("", "switch", [row.written or MISSING for row in rows], kind="written"))
     if any(row.switches for row in rows):
         out.append(Column("", "γ switch", [", ".join(f"{g:.4g}" for g in row.switches) or MISSING for row in rows], kind="switch"))
     for measure in known:
-        group = measure.title + (" ↓" if measure.lower else "")
-        out.append(Column(group, "", aligned([row.numbers.get(measure.key, Number()) for row in rows])))
-        for single in singles:
-            differences = [row.differences.get(measure.key, {}).get(single, Number()) for row in rows]
-            if any(number.value is not None for number in differences):
-                cells, faint = aligned(differences, signed=True), [number.sign == 0 for number in differences]
-                out.append(Column(group, f"minus {single}", cells, faint, "difference"))
-        out += [*_spreads(group, measure, rows), *_published(results, group, measure, rows)]
-    return out + _unmeasured(results, rows) + _costs(rows, known)
+        out += _measured(results, measure, rows, singles)
+    return out + ([] if several else _unmeasured(results, rows)) + _costs(rows, known)
 
 
-def aligned(numbers: Sequence[Number], signed: bool = False) -> list[str]:
-    """A column of numbers with the same decimals."""
-    shown = places(numbers)
-    return [number.text(shown, signed) for number in numbers]
+APART = 3
+"""Measures beyond which differences stand in tables of their own, a family each."""
+
+
+def arranged(results: Mapping[str, Any]) -> list[tuple[str, list[Column]]]:
+    """The columns as tables with their titles: one of everything, or of many measures one of values, then their differences."""
+    whole = columns(results)
+    if len(measures(results)) <= APART:
+        return [("", whole)]
+    beside = [column for column in whole if column.kind in ("difference", "published", "published difference", "reference")]
+    parts = [("", [column for column in whole if column not in beside])]
+    routes = [column for column in whole if column.kind in ("run", "route")]
+    for family in dict.fromkeys(column.family for column in beside):
+        parts.append((family or "Published", [*routes, *(column for column in beside if column.family == family)]))
+    return parts
+
+
+def work(results: Mapping[str, Any]) -> list[Column]:
+    """Network calls of each expert for one sample or image, and seconds for all; nothing where none were counted."""
+    rows, known = table(results), measures(results)
+    names = dict.fromkeys(name for row in results["results"] for name in row.get("nfe_per_expert") or {})
+    found, watched = list[Column](), list[tuple[bool, dict[int, Any]]]()
+    for measure in known:
+        own = {i: row.rows[measure.key] for i, row in enumerate(rows) if measure.key in row.rows}
+        calls = {i: row["nfe_per_expert"] for i, row in own.items() if row.get("nfe_per_expert")}
+        if not calls or any(measure.sampled == sampled and calls.items() <= other.items() for sampled, other in watched):
+            continue  # what was not counted, and what was counted for another measure of the same images
+        watched.append((measure.sampled, calls))
+        group = _watched(measure, known)
+        for name in names:
+            cells = [_calls(calls.get(i, {}).get(name)) for i in range(len(rows))]
+            found += [Column(group, f"calls of {name}", cells)] if {*cells} != {MISSING} else []
+        seconds = [finite(own.get(i, {}).get("seconds")) for i in range(len(rows))]
+        found.append(Column(group, "seconds", [MISSING if s is None else f"{s:,.1f}" for s in seconds]))
+    return [*_routes(results, rows), *found] if found else []
+
+
+def _routes(results: Mapping[str, Any], rows: Sequence[Row]) -> list[Column]:
+    """What heads a row: the route, and its run where there are several."""
+    runs = [Column("", "run", [row.run for row in rows], kind="run")] if "runs" in results else []
+    return [*runs, Column("", "route", [row.label for row in rows], kind="route")]
+
+
+def _watched(measure: Measure, known: Sequence[Measure]) -> str:
+    """What network calls were made for."""
+    on_data = [other for other in known if not other.sampled]
+    return "sampling" if measure.sampled else measure.name if len(on_data) == 1 else measure.title
+
+
+def _calls(calls: Any) -> str:
+    number = finite(calls)
+    return f"{number:,.1f}".removesuffix(".0") if number else MISSING
+
+
+def _measured(results: Mapping[str, Any], measure: Measure, rows: Sequence[Row], singles: Sequence[str]) -> list[Column]:
+    group, family = heading(measure), measure.family
+    out = [Column(group, "", aligned([row.numbers.get(measure.key, Number()) for row in rows], unit=measure.unit), family=family)]
+    for single in singles:
+        differences = [row.differences.get(measure.key, {}).get(single, Number()) for row in rows]
+        if any(number.value is not None for number in differences):
+            cells, faint = aligned(differences, signed=True, unit=measure.unit), [number.sign == 0 for number in differences]
+            out.append(Column(group, f"minus {single}", cells, faint, "difference", family))
+    beside = [] if "runs" in results else _published(results, group, measure, rows)
+    return [*out, *(replace(column, family=family) for column in (*_spreads(group, measure, rows), *beside))]
+
+
+def heading(measure: Measure) -> str:
+    """A measure's title, what it is told in, and which way is better."""
+    return " ".join(filter(None, (", ".join(filter(None, (measure.title, measure.unit.name))), measure.arrow)))
 
 
 def _spreads(group: str, measure: Measure, rows: Sequence[Row]) -> list[Column]:
     """The standard deviation over repetitions, where there were any."""
     found = [finite(row.rows.get(measure.key, {}).get("repeat_standard_deviation")) for row in rows]
-    cells = [MISSING if spread is None else f"{spread:.2g}" for spread in found]
+    cells = [MISSING if spread is None else f"{spread / measure.unit.size:.2g}" for spread in found]
     return [Column(group, "sd over repeats", cells)] if any(spread is not None for spread in found) else []
 
 
@@ -86,13 +140,15 @@ def _published(results: Mapping[str, Any], group: str, measure: Measure, rows: S
     values = [published.beside(results, row) for row in own]
     if not any(values):
         return []
-    shown = published.decimals(value for cell in values for value in cell)
     differences = [published.difference(results, row, cell) for row, cell in zip(own, values, strict=True)]
     numbers = [
         Number(difference, row.numbers[measure.key].error) if isinstance(difference, float) else Number()
         for difference, row in zip(differences, rows, strict=True)
     ]
-    told = [reason if isinstance(reason, str) else cell for reason, cell in zip(differences, aligned(numbers, True), strict=True)]
+    cells = aligned(numbers, True, measure.unit)
+    told = [reason if isinstance(reason, str) else cell for reason, cell in zip(differences, cells, strict=True)]
+    values = [published.over(cell, measure.unit.size) for cell in values]
+    shown = published.decimals(value for cell in values for value in cell)
     return [
         Column(group, "published", [published.text(cell, shown) or MISSING for cell in values], kind="published"),
         Column(group, "minus published", told, [number.sign == 0 for number in numbers], "published difference"),
@@ -111,14 +167,13 @@ def _unmeasured(results: Mapping[str, Any], rows: Sequence[Row]) -> list[Column]
 
 
 def _costs(rows: Sequence[Row], known: Sequence[Measure]) -> list[Column]:
-    sampled = [measure for measure in known if measure.sampled][:1]
-    on_data = [measure for measure in known if not measure.sampled]
-    alone = len(on_data) == 1 and on_data[0].metric == "bpd"
-    titles = {m.key: "sampling" for m in sampled} | {m.key: "bits/dim" if alone else m.title for m in on_data}
-    found = []
-    for measure in (*sampled, *on_data):
-        calls = [row.nfe(measure) for row in rows]
-        if any(calls):
-            cells = [MISSING if n is None else f"{n:.1f}".removesuffix(".0") for n in calls]
-            found.append(Column("NFE", titles[measure.key], cells, kind="cost"))
-    return found
+    """Network calls in all: of sampling once, and of each measure on data; of measures that see the same images, once."""
+    sampled, on_data = [m for m in known if m.sampled], [m for m in known if not m.sampled]
+    counted = [("sampling", "", [next(filter(None, map(row.nfe, sampled)), None) for row in rows])]
+    counted += [(_watched(measure, known), measure.family, [row.nfe(measure) for row in rows]) for measure in on_data]
+    found: dict[tuple[str, tuple[str, ...]], Column] = {}
+    for title, family, calls in counted:
+        cells = tuple(map(_calls, calls))
+        if {*cells} != {MISSING}:
+            found.setdefault((family, cells), Column("NFE", title, cells, kind="cost", family="Cost"))
+    return list(found.values())

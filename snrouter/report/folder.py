@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,23 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Folder:
-    """What a run left: its results, and where they are there the first samples by route, the spec and the environment."""
+    """What a run left.
+
+    Attributes:
+        path: the folder.
+        results: the content of results.json.
+        samples: the first samples [n, C, H, W] of each route by its label, where there are any.
+        trace: by label x_hat [K, m, C, H, W] from noise to data, and by "<label>/gamma" where [K], where the run kept them.
+        pictures: by "<number of the row>/<title>" images [rows, columns, C, H, W], where metrics left any.
+        spec: the spec's text.
+        environment: versions and platform.
+    """
 
     path: Path
     results: Mapping[str, Any]
     samples: Mapping[str, NDArray[Any]]
+    trace: Mapping[str, NDArray[Any]]
+    pictures: Mapping[str, NDArray[Any]]
     spec: str
     environment: Mapping[str, Any]
 
@@ -44,19 +56,11 @@ def read(path: Path) -> Folder:
     whole = isinstance(rows, list) and all(isinstance(row, dict) and {"metric", "label", "value"} <= row.keys() for row in rows)
     if not whole or not rows:
         raise SpecError(f"{file}: no rows of results, or damaged ones; run the spec again")
-    samples: dict[str, NDArray[Any]] = {}
-    if (path / "samples.safetensors").is_file():
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            samples = load_file(path / "samples.safetensors")
-        except (SafetensorError, OSError) as error:
-            raise SpecError(f"{path / 'samples.safetensors'}: cannot be read ({error}); delete it or run the spec again") from None
+    samples, trace, pictures = (_tensors(path / f"{name}.safetensors") for name in ("samples", "trace", "pictures"))
     spec = path / "spec.yaml"
     text = spec.read_text() if spec.is_file() else json.dumps(results.get("spec"), indent=2)
     environment = path / "environment.json"
-    return Folder(path, results, samples, text, _json(environment) if environment.is_file() else {})
+    return Folder(path, results, samples, trace, pictures, text, _json(environment) if environment.is_file() else {})
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -67,3 +71,21 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SpecError(f"{path}: expected a JSON object; run the spec again")
     return content
+
+
+def _tensors(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        return {}
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SpecError(f"{path}: cannot be read ({error}); delete it or run the spec again") from None
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """What runs are called: by their folders' names, or where two have the same, by their paths."""
+    short = [path.resolve().name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]

@@ -1,27 +1,25 @@
-"""Plots as inline SVG, and pictures of samples as inline PNG.
+"""Plots as inline SVG.
 
-Plots are drawn by matplotlib without pyplot or any global backend. Their text stays text, and their colours become CSS variables
+They are drawn by matplotlib without pyplot or any global backend. Their text stays text, and their colours become CSS variables
 of the page, so that one SVG serves light, dark and print; ids are prefixed, so that many may stand in one page.
 """
 
 from __future__ import annotations
 
-import base64
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snrouter.errors import DataError
-from snrouter.report.tables import Measure, Number, Row, experts, measures, table
+from snrouter.report.measures import HIGHER, Measure, measures
+from snrouter.report.number import Number
+from snrouter.report.tables import Row, experts, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 _INK, _MUTED, _RULE, _PAPER = "#000001", "#000002", "#000003", "#000004"
 _EXPERTS = ("#000011", "#000012", "#000013", "#000014")
@@ -54,15 +52,6 @@ _STYLE: Any = {
 _OFFSETS = ((10, 3), (-10, 3), (10, -14), (-10, -14), (14, 14), (-14, 14), (14, -26), (-14, -26))
 """Where a label may stand beside its point, in points, the favourite first."""
 
-SHOWN = 12
-"""Columns of a sample grid at most."""
-
-_CELL = 96
-"""Pixels of a sample's side in a picture, about: small images are enlarged by a whole factor, large ones reduced."""
-
-
-# --- plots -----------------------------------------------------------------------------------------------------------
-
 
 def expert_colours(results: Mapping[str, Any]) -> dict[str, int]:
     """Number of the colour of each expert, the low-noise one first."""
@@ -71,14 +60,22 @@ def expert_colours(results: Mapping[str, Any]) -> dict[str, int]:
     return {label: i % len(_EXPERTS) for i, label in enumerate(dict.fromkeys([*named, *experts(results)]))}
 
 
+def axes_of(results: Mapping[str, Any]) -> tuple[Measure, Measure] | None:
+    """What the trade-off is between: the first likelihood, and the Fréchet distance or else the first quality."""
+    known = [measure for measure in measures(results) if measure.better]
+    likelihood = [measure for measure in known if measure.family == "Likelihood"]
+    quality = sorted((m for m in known if m.family == "Quality"), key=lambda measure: measure.metric != "fid")
+    return (likelihood[0], quality[0]) if likelihood and quality else None
+
+
 def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
-    """Bits/dim against the Fréchet distance, with error bars, frontier and chosen route; None unless two routes have both."""
+    """Likelihood against quality, with error bars, frontier and chosen route; None unless two routes have both."""
     import matplotlib as mpl
 
-    known = {m.metric: m for m in reversed(measures(results))}
-    if not {"bpd", "fid"} <= set(known):
+    both = axes_of(results)
+    if both is None:
         return None
-    x, y = known["bpd"], known["fid"]
+    x, y = both
     rows = _measured(table(results), x, y)
     if len(rows) < 2:
         return None
@@ -98,24 +95,24 @@ def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
 def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
     """The trade-off as paired differences from the expert that is better in each, near the frontier.
 
-    A route in the lower left quarter beats both experts. None unless two experts alone were evaluated, with paired errors.
+    A route better in both beats both experts. None unless two experts alone were evaluated, with paired errors.
     """
     import matplotlib as mpl
 
-    known = {m.metric: m for m in reversed(measures(results))}
+    both = axes_of(results)
     rows, front = table(results), {point["label"] for point in results.get("frontier") or []}
-    if not {"bpd", "fid"} <= set(known):
+    if both is None:
         return None
-    x, y = known["bpd"], known["fid"]
+    x, y = both
     singles = [row for row in _measured(rows, x, y) if row.single]
     if len(singles) < 2:
         return None
-    across, up = (min(singles, key=lambda row: _known(row, m)[0]).label for m in (x, y))
+    across, up = (min(singles, key=lambda row: m.loss(_known(row, m)[0])).label for m in (x, y))
     points = []
     for row in rows:
         dx, dy = row.differences.get(x.key, {}).get(across), row.differences.get(y.key, {}).get(up)
         if dx and dy and dx.error is not None and dy.error is not None and not row.single:
-            points.append((row, dx, dy))
+            points.append((row, dx.over(x.unit.size), dy.over(y.unit.size)))
     near = [point for point in points if point[0].best or point[0].label in front]
     if not near:
         return None
@@ -128,8 +125,8 @@ def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
             _point(axes, *point, results)
         axes.set_xlim(*_window([dx for _, dx, _ in near]))
         axes.set_ylim(*_window([dy for _, _, dy in near]))
-        axes.set_xlabel(f"{x.name} minus that of {_short(across)}")
-        axes.set_ylabel(f"{y.name} minus that of {_short(up)}")
+        axes.set_xlabel(f"{_named(x)} minus that of {_short(across)}")
+        axes.set_ylabel(f"{_named(y)} minus that of {_short(up)}")
         _annotate(figure, axes, points)
         return _svg(figure, prefix)
 
@@ -268,8 +265,17 @@ def _svg(figure: Figure, prefix: str) -> str:
     return text.strip()
 
 
+def _named(measure: Measure) -> str:
+    return ", ".join(filter(None, (measure.name, measure.unit.name)))
+
+
 def _direction(measure: Measure) -> str:
-    return measure.name + (", lower is better" if measure.lower else "")
+    return _named(measure) + (f", {measure.better} is better" if measure.better else "")
+
+
+def corner(x: Measure, y: Measure) -> str:
+    """Where the better routes are, e.g. "lower left"."""
+    return f"{'upper' if y.better == HIGHER else 'lower'} {'right' if x.better == HIGHER else 'left'}"
 
 
 def _short(label: str) -> str:
@@ -281,64 +287,5 @@ def _measured(rows: Sequence[Row], *measures: Measure) -> list[Row]:
 
 
 def _known(row: Row, measure: Measure) -> tuple[float, float]:
-    number = row.numbers[measure.key]
+    number = row.numbers[measure.key].over(measure.unit.size)
     return number.value or 0.0, number.error or 0.0
-
-
-# --- samples ---------------------------------------------------------------------------------------------------------
-
-
-def strip(images: Any, count: int = SHOWN) -> str | None:
-    """The first images [n, C, H, W] side by side, as a PNG in a data URI; None for what is no grey or colour image."""
-    pixels = np.asarray(images)
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not pixels.size:
-        return None
-    tiles = [_tile(image) for image in pixels[:count]]
-    return "data:image/png;base64," + base64.b64encode(_png(_beside(tiles, 1))).decode()
-
-
-def grid_png(images: Any) -> bytes:
-    """All images [n, C, H, W] in [-1, 1] as one PNG, about as many rows as columns.
-
-    Raises:
-        DataError: for anything but grey or colour images.
-    """
-    pixels = np.asarray(images)
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not pixels.size:
-        raise DataError(f"images: expected grey or colour images [n, 1 or 3, H, W], got {list(pixels.shape)}")
-    tiles = [_tile(image) for image in pixels]
-    across = math.ceil(math.sqrt(len(tiles)))
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % across)
-    rows = [_beside(tiles[start : start + across], 1) for start in range(0, len(tiles), across)]
-    return _png(_beside(rows, 0))
-
-
-def _tile(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """One image as [h, w, 4] bytes, enlarged or reduced by a whole factor."""
-    levels = np.nan_to_num((image.astype(np.float64) + 1) * 127.5).clip(0, 255)
-    side = max(levels.shape[1:])
-    if side > _CELL:
-        factor = math.ceil(side / _CELL)
-        height, width = (n // factor * factor for n in levels.shape[1:])
-        cut = levels[:, :height, :width]
-        levels = cut.reshape(len(levels), height // factor, factor, width // factor, factor).mean((2, 4))
-    else:
-        levels = levels.repeat(_CELL // side, 1).repeat(_CELL // side, 2)
-    coloured = np.broadcast_to(levels.round().astype(np.uint8), (3, *levels.shape[1:]))
-    return np.concatenate([coloured, np.full_like(coloured[:1], 255)]).transpose(1, 2, 0)
-
-
-def _beside(tiles: Sequence[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
-    """Tiles joined along an axis, with transparent gaps."""
-    gap = np.zeros_like(tiles[0].take(range(max(min(tiles[0].shape[:2]) // 16, 1)), axis))
-    joined = [part for tile in tiles for part in (gap, tile)][1:]
-    return np.concatenate(joined, axis)
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    from matplotlib.image import imsave
-
-    stream = io.BytesIO()
-    metadata: Any = {"Software": None}  # matplotlib's default names itself and its address
-    imsave(stream, pixels, format="png", metadata=metadata)
-    return stream.getvalue()

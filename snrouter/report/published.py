@@ -54,6 +54,14 @@ def text(values: Sequence[Value], decimals: int | None = None) -> str:
     return " / ".join(dict.fromkeys(_number(value, decimals) for value in values))
 
 
+def over(values: Sequence[Value], unit: float) -> list[Value]:
+    """The same numbers in another unit."""
+    if unit == 1:
+        return list(values)
+    sized = ("value", "standard_deviation")
+    return [{key: round(part / unit, 12) if key in sized and part is not None else part for key, part in v.items()} for v in values]
+
+
 def decimals(values: Iterable[Value]) -> int:
     """Decimals of the most precise of them, as it was written."""
     return max((len(f"{value['value']!r}".partition(".")[2].removesuffix("0")) for value in values), default=0)

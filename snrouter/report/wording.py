@@ -1,40 +1,76 @@
 """The finding in words: what the chosen route is, and whether it beats the experts, as the paired differences have it.
 
-A route beats an expert when at least one measure is better, and none worse, by more than `SIGNIFICANT` paired standard errors. Only
-measures whose better direction is known, and of each metric the first, are judged.
+A route beats an expert when at least one measure is better, and none worse, by more than `SIGNIFICANT` paired standard errors.
+Judged are likelihood and quality, where it is known which way is better, and of each metric the first variant. Pairs, checks and
+costs are told in sections of their own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from snrouter.report.tables import SIGNIFICANT, Measure, Number, Row, measures, metric_name, table
+from snrouter.report.measures import HIGHER, Measure, measures, metric_name
+from snrouter.report.number import SIGNIFICANT, Number
+from snrouter.report.tables import Row, table
+
+_JUDGED = ("Likelihood", "Quality", "Further")
+_LONE = 4
+"""Measures that are told of a route that is compared with none."""
+
+_TOLD = 2
+"""Measures whose numbers are told in sentences: the first likelihood, the first quality; the table has them all."""
+
+
+class Finding(NamedTuple):
+    """What was found.
+
+    Attributes:
+        sentence: the finding.
+        told: the route it is about; None where it is about all.
+        others: the experts that it is compared with.
+        judged: the measures whose numbers are told.
+        remarks: sentences to bear in mind.
+    """
+
+    sentence: str
+    told: Row | None = None
+    others: Sequence[Row] = ()
+    judged: Sequence[Measure] = ()
+    remarks: Sequence[str] = ()
 
 
 def headline(results: Mapping[str, Any]) -> list[str]:
     """Sentences that say what was found; the first is the finding, the rest its numbers and what to bear in mind."""
+    finding = find(results)
+    numbers = _numbers(finding.told, finding.others, finding.judged) if finding.told else []
+    return [finding.sentence, *numbers, *finding.remarks]
+
+
+def find(results: Mapping[str, Any]) -> Finding:
+    """What was found in one run."""
     rows, judged = table(results), _judged(results)
     routes, singles = [row for row in rows if not row.single], [row for row in rows if row.single]
     if not rows:
-        return ["Nothing was evaluated."]
+        return Finding("Nothing was evaluated.")
     if len(rows) == 1 or not judged:
-        return [_lone(row, measures(results)) for row in rows]
-    chosen = next((row for row in rows if row.best), None) or _lowest(rows, judged[0])
-    told = _lowest(routes, judged[0]) if routes and chosen.single else chosen
+        first, *more = (_lone(row, measures(results)) for row in rows)
+        return Finding(first, remarks=more)
+    chosen = next((row for row in rows if row.best), None) or _best(rows, judged[0])
+    told = _best(routes, judged[0]) if routes and chosen.single else chosen
     others = [row for row in reversed(singles) if row is not told]  # the low-noise expert first, as the table's columns have it
-    rule = choice(results) or f"the lowest in {judged[0].name}"
+    rule = choice(results) or f"the {_most(judged[0])} in {judged[0].name}"
     if not routes:
         first = _apart(singles, judged)
     elif not singles:
-        first = f"Of the switches, {_name(chosen)} is {rule}."
+        first = f"Of the switches, {name(chosen)} is {rule}."
     elif chosen.single:
-        first = f"No switch is chosen: {_name(chosen)} is {rule}."
+        first = f"No switch is chosen: {name(chosen)} is {rule}."
     else:
         first = _finding(told, routes, singles, judged)
     picked = len(routes) if not chosen.single else 0
-    return [first, *_numbers(told, others, judged), *_untold(results, judged), *_caveats(rows, picked)]
+    return Finding(first, told, others, _principal(judged), [*_untold(results, judged), *_caveats(rows, picked)])
 
 
 def choice(results: Mapping[str, Any]) -> str:
@@ -42,9 +78,11 @@ def choice(results: Mapping[str, Any]) -> str:
     best = results.get("best") or {}
     if not any(row.best for row in table(results)):
         return ""
+    names = {measure.metric: measure.name for measure in reversed(measures(results))}
+    bpd, fid = (names.get(metric, metric_name(metric)) for metric in ("bpd", "fid"))
     over = f" by more than {best['quality_tolerance']:g}" if best.get("quality_tolerance") else ""
-    against = f" of the routes whose Fréchet distance is not demonstrably above {best['against']}'s{over}"
-    return f"the lowest in {metric_name('bpd')}{against if best.get('against') else ''}"
+    against = f" of the routes whose {fid} is not demonstrably above {best['against']}'s{over}"
+    return f"the lowest in {bpd}{against if best.get('against') else ''}"
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------
@@ -53,30 +91,30 @@ def choice(results: Mapping[str, Any]) -> str:
 def _finding(told: Row, routes: Sequence[Row], singles: Sequence[Row], judged: Sequence[Measure]) -> str:
     unbeaten = [single for single in singles if not _beats(told, single, judged)]
     if not unbeaten:
-        return f"Switching at {_name(told)} beats {_all(singles)}{_how(told, singles, judged)}."
-    losing = f"{_name(told)}, does not beat {_and([single.label for single in unbeaten], 'or')}"
+        return f"Switching at {name(told)} beats {_all(singles)}{_how(told, singles, judged)}."
+    losing = f"{name(told)}, does not beat {_and([single.label for single in unbeaten], 'or')}"
     why = "; ".join(_why(told, single, judged) for single in unbeaten)
-    others = [_name(row) for row in routes if all(_beats(row, single, judged) for single in singles)]
-    which = "chosen switch" if told.best else f"switch lowest in {judged[0].name}"
+    others = [name(row) for row in routes if all(_beats(row, single, judged) for single in singles)]
+    which = "chosen switch" if told.best else f"switch {_most(judged[0])} in {judged[0].name}"
     if others:
         return f"The {which}, {losing}: {why}. Of the others, {_and(others)} would."
     return f"No switch beats {_all(singles)}. The {which}, {losing}: {why}."
 
 
 def _apart(singles: Sequence[Row], judged: Sequence[Measure]) -> str:
-    """Which of the experts, and nothing but experts, is the lowest in which measures."""
-    lowest: dict[str, list[str]] = {}
+    """Which of the experts, and nothing but experts, is the best in which measures."""
+    leading: dict[tuple[str, str], list[str]] = {}
     for measure in judged:
-        lowest.setdefault(_lowest(singles, measure).label, []).append(measure.name)
-    (label, names), *others = lowest.items()
-    return f"Of the experts alone, {label} is the lowest in {_and(names)}{''.join(f', {o} in {_and(n)}' for o, n in others)}."
+        leading.setdefault((_best(singles, measure).label, _most(measure)), []).append(measure.name)
+    told = [f"{label} is the {most} in {_and(names)}" for (label, most), names in leading.items()]
+    return f"Of the experts alone, {', '.join(told)}."
 
 
 def _how(told: Row, singles: Sequence[Row], judged: Sequence[Measure]) -> str:
     """In which measures a route that beats all experts is better than all of them, and in which only level with one."""
-    signs = {m: {_difference(told, single, m).sign for single in singles} for m in judged}
-    better = [m.name for m in judged if signs[m] == {-1}]
-    level = [m.name for m in judged if signs[m] != {-1}]
+    gains = {m: {m.gain(difference_to(told, single, m)) for single in singles} for m in judged}
+    better = [m.name for m in judged if gains[m] == {1}]
+    level = [m.name for m in judged if gains[m] != {1}]
     one = "it" if len(singles) == 1 else "the better of them" if len(singles) == 2 else "the best of them"
     if not better:
         return f": it is level with {one} in {_and(level)} alike"
@@ -85,8 +123,8 @@ def _how(told: Row, singles: Sequence[Row], judged: Sequence[Measure]) -> str:
 
 def _why(told: Row, single: Row, judged: Sequence[Measure]) -> str:
     """Why a route does not beat one expert."""
-    signs = {m: _difference(told, single, m).sign for m in judged}
-    better, worse, level, unknown = ([m.name for m in judged if signs[m] == sign] for sign in (-1, 1, 0, None))
+    gains = {m: m.gain(difference_to(told, single, m)) for m in judged}
+    better, worse, level, unknown = ([m.name for m in judged if gains[m] == gain] for gain in (1, -1, 0, None))
     if unknown:
         return f"the error of its difference to {single.label} in {_and(unknown)} is not known"
     if worse and better:
@@ -102,14 +140,15 @@ def _numbers(row: Row, singles: Sequence[Row], judged: Sequence[Measure]) -> lis
     told = []
     for measure in judged:
         number = row.numbers.get(measure.key, Number())
-        told.append(f"{measure.title} at {_name(row)}{where}: {number.text()}")
-        told[-1] += "".join(f"; {_against(row, single, measure)}" for single in singles) + "."
+        told.append(f"{measure.title} at {name(row)}{where}: {number.text()}")
+        told[-1] += "".join(f"; {against(row, single, measure)}" for single in singles) + "."
         where = ""
     return [sentence[0].upper() + sentence[1:] for sentence in told]
 
 
-def _against(row: Row, single: Row, measure: Measure) -> str:
-    difference, theirs = _difference(row, single, measure), single.numbers.get(measure.key, Number())
+def against(row: Row, single: Row, measure: Measure) -> str:
+    """A route's number against an expert's, e.g. "0.0207 ± 0.0024 below likelihood (1.846)"."""
+    difference, theirs = difference_to(row, single, measure), single.numbers.get(measure.key, Number())
     if theirs.value is None or difference.value is None:
         return f"not compared with {single.label}"
     reference = f"{single.label} ({theirs.text().partition(' ±')[0]})"
@@ -122,10 +161,16 @@ def _against(row: Row, single: Row, measure: Measure) -> str:
 
 
 def _untold(results: Mapping[str, Any], judged: Sequence[Measure]) -> list[str]:
-    """What was asked for and is a number for no route."""
-    told = {measure.metric for measure in judged}
-    names = dict.fromkeys(measure.name for measure in measures(results) if measure.lower and measure.metric not in told)
-    return [f"{name[0].upper()}{name[1:]} is not a number for any route, so there is no trade-off." for name in names]
+    """What was asked for and is not judged: a number for no route, or one without paired differences."""
+    told, rows = {measure.metric for measure in judged}, table(results)
+    asked = {m.metric: m for m in measures(results) if m.better and m.family in _JUDGED and m.metric not in told}
+    said = []
+    for measure in asked.values():
+        known = any(math.isfinite(_loss(row, measure)) for row in rows)
+        why = "has no paired differences, and is not judged" if known else "is not a number for any route"
+        end = ", so there is no trade-off" if not known and measure.metric in ("bpd", "fid") else ""
+        said.append(f"{measure.name[0].upper()}{measure.name[1:]} {why}{end}.")
+    return said
 
 
 def _caveats(rows: Sequence[Row], picked: int) -> list[str]:
@@ -145,7 +190,8 @@ def _caveats(rows: Sequence[Row], picked: int) -> list[str]:
 
 def _lone(row: Row, known: Sequence[Measure]) -> str:
     told = [f"{m.title} {row.numbers[m.key].text()}" for m in known if m.key in row.numbers]
-    return f"Route {row.label}: {', '.join(told)}."
+    more = f", and {len(told) - _LONE} more" if len(told) > _LONE else ""
+    return f"Route {row.label}: {', '.join(told[:_LONE])}{more}."
 
 
 # --- judgement -------------------------------------------------------------------------------------------------------
@@ -155,33 +201,48 @@ def _judged(results: Mapping[str, Any]) -> list[Measure]:
     firsts: dict[str, Measure] = {}
     rows = table(results)
     for measure in measures(results):
-        if measure.lower and any(math.isfinite(_value(row, measure)) for row in rows):
+        if measure.better and measure.family in _JUDGED and any(math.isfinite(_loss(row, measure)) for row in rows):
             firsts.setdefault(measure.metric, measure)
-    return sorted(firsts.values(), key=lambda measure: measure.metric != "bpd")
+    compared = [measure for measure in firsts.values() if any(row.differences.get(measure.key) for row in rows)]
+    return compared or list(firsts.values())
+
+
+def _principal(judged: Sequence[Measure]) -> list[Measure]:
+    """The first measure of each family, and more where there is room."""
+    firsts = {measure.family: measure for measure in reversed(judged)}
+    rest = [measure for measure in judged if measure not in firsts.values()]
+    wanted = [*firsts.values(), *rest][: max(_TOLD, len(firsts))]
+    return [measure for measure in judged if measure in wanted]
 
 
 def _beats(row: Row, single: Row, judged: Sequence[Measure]) -> bool:
-    signs = [_difference(row, single, measure).sign for measure in judged]
-    return -1 in signs and 1 not in signs and None not in signs
+    gains = [measure.gain(difference_to(row, single, measure)) for measure in judged]
+    return 1 in gains and -1 not in gains and None not in gains
 
 
-def _difference(row: Row, single: Row, measure: Measure) -> Number:
+def difference_to(row: Row, single: Row, measure: Measure) -> Number:
+    """The paired difference of a route and an expert; without numbers where there is none."""
     return row.differences.get(measure.key, {}).get(single.label, Number())
 
 
-def _lowest(rows: Sequence[Row], measure: Measure) -> Row:
-    return min(rows, key=lambda row: _value(row, measure))
+def _best(rows: Sequence[Row], measure: Measure) -> Row:
+    return min(rows, key=lambda row: _loss(row, measure))
 
 
-def _value(row: Row, measure: Measure) -> float:
+def _most(measure: Measure) -> str:
+    return "highest" if measure.better == HIGHER else "lowest"
+
+
+def _loss(row: Row, measure: Measure) -> float:
     value = row.numbers.get(measure.key, Number()).value
-    return math.inf if value is None else value
+    return math.inf if value is None else measure.loss(value)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def _name(row: Row) -> str:
+def name(row: Row) -> str:
+    """What a route is called in a sentence."""
     if row.single:
         return f"{row.label} alone"
     return row.label if row.eta is None else f"η = {row.eta:.3g}"

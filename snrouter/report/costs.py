@@ -1,0 +1,93 @@
+"""The cost section: what the `cost` metric measured, and network calls and seconds of every measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snrouter.report import html, plots
+from snrouter.report.columns import Column, work
+from snrouter.report.html import section
+from snrouter.report.measures import measures
+from snrouter.report.number import MISSING, Number, Unit, aligned, duration, finite, memory, power
+from snrouter.report.tables import Row, table
+
+
+def costs(results: Mapping[str, Any]) -> str:
+    """Time, memory and parameters where they were measured; then calls of each expert."""
+    rows, colours = table(results), plots.expert_colours(results)
+    parts = []
+    for measure in measures(results):
+        measured = [row.rows.get(measure.key, {}) if measure.metric == "cost" else {} for row in rows]
+        if any(measured):
+            parts.append(_measured(measured, rows, colours))
+    counted = work(results)
+    if counted:
+        note = (
+            "Calls of each expert for one sample or image; seconds of computing for all of them, counted once for all metrics of "
+            "the same samples."
+        )
+        parts.append(f'<h3>Network calls</h3>\n<p class="note">{note}</p>\n{html.table(counted, rows, colours)}')
+    return section("Cost", *parts)
+
+
+def _measured(measured: Sequence[Mapping[str, Any]], rows: Sequence[Row], colours: Mapping[str, int]) -> str:
+    batch = next(str(row["batch"]) for row in measured if "batch" in row)
+    shown = [Column("", "route", [row.label for row in rows], kind="route"), *_latency(measured), *_memory(measured)]
+    shown += _parameters(measured)
+    overheads = [finite(row.get("routing_overhead")) for row in measured]
+    times = [MISSING if x is None else f"{x:.3f} ×" for x in overheads]
+    spans = [_span(row.get("routing_overhead_interval"), 1.0) for row in measured]
+    shown += [Column("routing / straight calls", "median", times), Column("routing / straight calls", "interval", spans)]
+    intervals = [row["value_interval"] for row in measured if finite((row.get("value_interval") or {}).get("level"))]
+    level = f"{intervals[0]['level']:.1%} " if intervals else ""
+    note = (
+        f"Images drawn {batch}, after warm-up: the median with its distribution-free {level}interval, and the quartiles. Routing "
+        "over straight calls: the same network calls through the route and straight at the experts."
+    )
+    return f'<p class="note">{note}</p>\n{html.table(shown, rows, colours)}'
+
+
+def _latency(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
+    values = [finite(row.get("value")) for row in measured]
+    unit = duration(value for value in values if value is not None)
+    group = f"{unit.name}/image"
+    quartiles = [_span(row.get("quartiles"), unit.size) for row in measured]
+    intervals = [_span(row.get("value_interval"), unit.size) for row in measured]
+    return [
+        Column(group, "median", aligned([Number(value) for value in values], unit=unit)),
+        Column(group, "interval", intervals),
+        Column(group, "quartiles", quartiles),
+    ]
+
+
+def _memory(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
+    sizes = [finite(row.get("peak_memory_bytes")) for row in measured]
+    unit = memory(size for size in sizes if size is not None)
+    return [Column("peak memory", unit.name, [MISSING if size is None else f"{size / unit.size:,.4g}" for size in sizes])]
+
+
+def _parameters(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
+    totals = [Number(finite(row.get("parameters"))) for row in measured]
+    unit = power(totals)
+    names = dict.fromkeys(name for row in measured for name in row.get("parameters_per_expert") or {})
+    group = ", ".join(filter(None, ("parameters", unit.name)))
+    found = [Column(group, "in all", _whole(totals, unit))]
+    for name in names:
+        numbers = [Number(finite((row.get("parameters_per_expert") or {}).get(name))) for row in measured]
+        found.append(Column(group, name, _whole(numbers, unit)))
+    return found
+
+
+def _whole(numbers: Sequence[Number], unit: Unit) -> list[str]:
+    shown = 0 if unit.size == 1 else 2
+    return [number.over(unit.size).text(shown) for number in numbers]
+
+
+def _span(ends: Mapping[str, Any] | None, size: float) -> str:
+    """E.g. "2.31 to 2.40"."""
+    low, high = (finite((ends or {}).get(a, (ends or {}).get(b))) for a, b in (("low", "lower"), ("high", "upper")))
+    if low is None or high is None:
+        return MISSING
+    cells = aligned([Number(low), Number(high)], unit=Unit(size))
+    return f"{cells[0]} to {cells[1]}"

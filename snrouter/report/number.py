@@ -1,0 +1,112 @@
+"""Numbers: a value with its standard error, and how a column of them is written.
+
+The digits of a column follow its errors, two digits of the median one. A column of tiny or of huge numbers is told in a power of
+ten that its heading names, so that 0.00123 +- 0.00020 is 1.23 +- 0.20 in 10^-3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "–"
+"""What stands for a number that is not there."""
+
+SIGNIFICANT = 2.0
+"""A difference counts as one when it exceeds this many of its standard errors."""
+
+_DECIMALS = 9
+_TINY, _HUGE = 1e-2, 1e6
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value and its standard error; None where unknown."""
+
+    value: float | None = None
+    error: float | None = None
+
+    @property
+    def sign(self) -> int | None:
+        """Of a difference: -1 or 1 beyond `SIGNIFICANT` errors, 0 within, None when either number is unknown."""
+        if self.value is None or self.error is None:
+            return None
+        return 0 if abs(self.value) <= SIGNIFICANT * self.error else (1 if self.value > 0 else -1)
+
+    def text(self, decimals: int | None = None, signed: bool = False) -> str:
+        """E.g. "1.818 ± 0.014", to two digits of the error unless `decimals` are given."""
+        if self.value is None:
+            return MISSING
+        shown = places([self]) if decimals is None else decimals
+        value = f"{self.value:{'+' if signed else ''},.{shown}f}"
+        return value if self.error is None else f"{value} ± {self.error:,.{shown}f}"
+
+    def over(self, unit: float) -> Number:
+        """The same in another unit."""
+        if unit == 1:
+            return self
+        return Number(None if self.value is None else self.value / unit, None if self.error is None else self.error / unit)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a column's numbers are told in.
+
+    Attributes:
+        size: one unit.
+        name: for the heading, e.g. "in 10⁻³"; "" for one.
+    """
+
+    size: float = 1.0
+    name: str = ""
+
+
+ONE = Unit()
+
+
+def finite(value: Any) -> float | None:
+    """A number that is one, else None."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def places(numbers: Sequence[Number]) -> int:
+    """Decimals that show two digits of the median error, or without errors four digits of the largest value."""
+    errors = sorted(n.error for n in numbers if n.error)
+    if errors:
+        digits, size = 1, errors[len(errors) // 2]
+    else:
+        digits, size = 3, max((abs(n.value) for n in numbers if n.value), default=1.0)
+    return min(max(digits - math.floor(math.log10(size)), 0), _DECIMALS)
+
+
+def aligned(numbers: Sequence[Number], signed: bool = False, unit: Unit = ONE) -> list[str]:
+    """A column of numbers with the same decimals."""
+    told = [number.over(unit.size) for number in numbers]
+    shown = places(told)
+    return [number.text(shown, signed) for number in told]
+
+
+def power(numbers: Iterable[Number]) -> Unit:
+    """The power of a thousand that a column of tiny or huge numbers is told in; else one."""
+    largest = max((abs(n.value) for n in numbers if n.value), default=1.0)
+    if _TINY <= largest < _HUGE:
+        return ONE
+    exponent = 3 * math.floor(math.log10(largest) / 3)
+    return Unit(10.0**exponent, f"in 10{str(exponent).translate(_RAISED)}")
+
+
+def memory(sizes: Iterable[float]) -> Unit:
+    """The unit of bytes in which the largest of them is told."""
+    largest = max(sizes, default=0.0)
+    step = min(int(math.log2(largest) // 10), len(_BYTES) - 1) if largest >= 1 else 0
+    return Unit(1024.0**step, _BYTES[step])
+
+
+def duration(seconds: Iterable[float]) -> Unit:
+    """The unit of time in which the largest of them is told."""
+    largest = max(seconds, default=1.0)
+    return Unit(1.0, "s") if largest >= 1 else Unit(1e-3, "ms") if largest >= 1e-3 else Unit(1e-6, "µs")
