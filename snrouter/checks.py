@@ -1,18 +1,12 @@
-"""`validate` and `doctor`: what is wrong with a spec, or with this installation, before time is spent."""
+"""`validate`: what is wrong with a spec, before time is spent."""
 
 from __future__ import annotations
 
 import inspect
-import os
-import platform
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -20,28 +14,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from snrouter.errors import SnrouterError, SpecError
-from snrouter.evaluation import Worker, own_route, run, sweep_routes
-from snrouter.experts.checkpoints import card_path, read_card, read_tensors
+from snrouter.data.base import ImageData
+from snrouter.data.overlap import identical
+from snrouter.doctor import Check
+from snrouter.errors import SpecError
+from snrouter.evaluation import Worker, own_route, plan, run, sweep, sweep_routes
+from snrouter.experts.checkpoints import card_path
+from snrouter.metrics.base import PairMetric
 from snrouter.plugins import entry_points as plugins
-from snrouter.plugins.entry_points import REGISTRIES
 from snrouter.probe import IMAGES, Probe, probe
 from snrouter.router.threshold import Threshold
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
 
-PACKAGES = ("snrouter", "torch", "lightning", "torchdiffeq", "torchmetrics", "scipy", "numpy", "pydantic", "safetensors")
+COUNTED = {"samples": "samples", "measure": "images", "reconstructions": "reconstructions", "route": "repetitions"}
+"""What the indices of each kind of job are."""
 
 FEWEST = 8
 """Images without which an expert is not probed."""
-
-
-class Check(NamedTuple):
-    """One thing looked at."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
@@ -62,6 +52,8 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
     for which, images in (("data", worker.data), ("reference", worker.reference)):
         if images is not None:
             yield Check(which, True, f"{images.name}: {len(images)} images of shape {list(images.shape)}, {images.levels} levels")
+    if worker.data is not None and worker.reference is not None:
+        yield _overlap(worker.data, worker.reference)
     expert = worker.expert(route)
     pieces = smooth_pieces(expert, document.bounds, "sample")
     yield Check("gamma coverage", True, f"{len(pieces)} pieces cover {document.bounds}")
@@ -70,19 +62,29 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
             for piece in pieces:
                 piece.expert(torch.zeros(1, *worker.shape), piece.hi)
         yield Check("shapes", True, f"every expert maps {list(worker.shape)} to itself")
+    routes = [route]
     if spec.sweep is not None and isinstance(document.policy(), Threshold):  # a route that extends a sweep need not be swept
         routes = sweep_routes(document)
         for swept in routes:
             smooth_pieces(worker.expert(swept), swept.bounds, "sample")
         yield Check("sweep", True, f"{len(routes)} routes: {', '.join(swept.label for swept in routes)}")
-    jobs = worker.jobs()
+    jobs = plan(Worker(routes))
     if jobs:
-        counts = ", ".join(f"{job.count} {'samples' if job.kind == 'samples' else 'images'}" for job in jobs)
+        counts = ", ".join(dict.fromkeys(f"{job.count} {COUNTED[job.kind]}" for job in jobs))
         yield Check("metrics", True, f"they ask for {counts}")
     if dry_run and spec.evaluate:
+        compares = any(isinstance(metric, PairMetric) and metric.against for metric in worker.metrics)
         with tempfile.TemporaryDirectory() as folder:
-            rows = run(document, Path(folder), limit=4, progress=False).rows
+            results = (sweep if compares else run)(document, Path(folder), limit=4, progress=False)
+        rows = results.rows if results else []
         yield Check("dry run", True, "; ".join(f"{row['metric']} = {row['value']:.3g} on {row['n']}" for row in rows))
+
+
+def _overlap(data: ImageData, reference: ImageData) -> Check:
+    """Images that are measured and trained on: no fault of the spec, but what makes its numbers too good."""
+    count = int(identical(data, reference).sum())
+    where = f"{count} of {len(data)} images of data" if count else "no image of data"
+    return Check("overlap", not count, f"{where} {'are' if count > 1 else 'is'} also in reference, pixel by pixel")
 
 
 def probe_experts(
@@ -171,48 +173,3 @@ def fault_lines(document: Document, found: Probe, said: str = "") -> list[str]:
 
 def _refuse(message: str) -> None:
     raise SpecError(message)
-
-
-def doctor() -> list[Check]:
-    """Look at this installation: versions, devices, plugins, embedded weights."""
-    checks = [Check("python", sys.version_info >= (3, 11), platform.python_version())]
-    for package in PACKAGES:
-        try:
-            checks.append(Check(package, True, version(package)))
-        except PackageNotFoundError:
-            checks.append(Check(package, False, "not installed; run pip install snrouter again"))
-    devices = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
-    if torch.cuda.is_available():
-        devices += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    checks.append(Check("devices", True, devices))
-    checks.append(_torchvision())
-    broken = [row for registry in REGISTRIES.values() for row in registry.rows() if row.status != "ok"]
-    count = sum(len(registry.names()) for registry in REGISTRIES.values())
-    detail = "; ".join(f"{row.kind} {row.name} of {row.package}: {row.status}" for row in broken)
-    checks.append(Check("plugins", not broken, detail or f"{count} registered, all import"))
-    checks.append(_weights())
-    return checks
-
-
-def _torchvision() -> Check:
-    try:
-        version("torchvision")
-    except PackageNotFoundError:
-        return Check("torchvision", True, "absent, and not needed")
-    try:
-        __import__("torchvision")
-    except Exception as error:
-        return Check("torchvision", False, f"installed but does not import ({error}); torchmetrics breaks beside it, uninstall it")
-    return Check("torchvision", True, version("torchvision"))
-
-
-def _weights() -> Check:
-    folder = Path(str(resources.files("snrouter") / "embedded"))
-    names = []
-    try:
-        for checkpoint in sorted(folder.glob("*.safetensors")):
-            read_tensors(checkpoint, read_card(checkpoint))
-            names.append(checkpoint.stem)
-    except SnrouterError as error:
-        return Check("embedded weights", False, str(error))
-    return Check("embedded weights", bool(names), ", ".join(names) or "absent; reinstall snrouter")
