@@ -10,6 +10,7 @@ import pytest
 
 import snrouter
 from snrouter.errors import PluginError, SpecError
+from snrouter.evaluation.jobs import make_job
 from snrouter.evaluation.routes import own_route
 from snrouter.evaluation.worker import Worker
 from snrouter.plugins import entry_points
@@ -135,7 +136,7 @@ def test_another_version_of_a_plugin_is_another_job(spec, tmp_path):
     for version in ("1.0", "1.0", "2.0"):
         document = spec(version, "snrouter:Heun")
         assert document.packages() == {"mine": version}
-        keys.add(Worker([own_route(document)]).job("samples", 0, None, 4).key)
+        keys.add(make_job(Worker([own_route(document)]), 0, "samples", None, 4).key)
         shutil.rmtree(tmp_path / f"mine-{version}.dist-info")
     assert len(keys) == 2
 

@@ -5,7 +5,7 @@ Of an image: the mean square of all differences between vertical and between hor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class Sharpness(SampleMetric):
         samples: how many samples.
     """
 
+    title = "sharpness"  # what reports call it; without `better`, as neither way is
+
     samples: int = 256
 
     def count(self, context: Context) -> int:
@@ -31,7 +33,7 @@ class Sharpness(SampleMetric):
             raise SpecError(f"samples: expected at least 2 for a standard error, got {self.samples}")
         return self.samples
 
-    def summarise(self, context: Context, measured: Mapping[str, Tensor]) -> Summary:
+    def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The mean over the first `samples` images; an image's influence is its distance from it."""
         each = sharpness(measured["images"][: self.samples])
         protocol: dict[str, Any] = {"definition": "mean squared difference of neighbouring pixels"}
