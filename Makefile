@@ -31,8 +31,10 @@ bench: .venv/.dev
 	$(INSTALL) --editable .
 	touch $@
 
+# torch-fidelity lies beside what is installed: torchmetrics would import it, which fails where torchvision is missing
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps --upgrade --target .venv/torch-fidelity torch-fidelity
 	touch $@ .venv/.base
 
 .venv/.docs: pyproject.toml constraints.txt | .venv/bin/python

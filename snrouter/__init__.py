@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from snrouter.gamma import position as position
     from snrouter.metrics.likelihood import Estimate as Estimate
     from snrouter.metrics.likelihood import bits_per_dim as bits_per_dim
+    from snrouter.metrics.measure import measure as measure
     from snrouter.router.base import Policy as Policy
     from snrouter.router.piecewise import Piecewise as Piecewise
     from snrouter.router.piecewise import Single as Single
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from snrouter.solvers.heun import Euler as Euler
     from snrouter.solvers.heun import Heun as Heun
     from snrouter.solvers.ode import ODE as ODE
+    from snrouter.solvers.reconstruct import reconstruct as reconstruct
     from snrouter.solvers.sample import sample as sample
 
 _HOMES = {
@@ -51,8 +53,10 @@ _HOMES = {
     "Threshold": "snrouter.router.threshold",
     "bits_per_dim": "snrouter.metrics.likelihood",
     "load_expert": "snrouter.experts.load",
+    "measure": "snrouter.metrics.measure",
     "merge": "snrouter.router.routed_expert",
     "position": "snrouter.gamma",
+    "reconstruct": "snrouter.solvers.reconstruct",
     "sample": "snrouter.solvers.sample",
     "wrap": "snrouter.experts.generic",
 }

@@ -154,6 +154,12 @@ class Oracles:
         return nats / (dimensions * math.log(2))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of the tests' own; none of them reads the user's, or leaves anything there."""
+    os.environ["SNROUTER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def oracles() -> type[Oracles]:
     """Makers of test problems with exact solutions."""

@@ -108,6 +108,20 @@ def test_sample_writes_images(snrouter: Any, tmp_path: Path) -> None:
     assert "samples.png" in out
 
 
+def test_statistics_are_a_reference_for_another_run(snrouter: Any, tmp_path: Path) -> None:
+    code, out, _ = snrouter("statistics", "digits", "--out", "train.npz", "--json")
+    assert code == 0
+    told = {"file": "train.npz", "features": "classifier", "dimensions": 64, "reference": "digits/train", "n": 1397}
+    assert json.loads(out) == told
+    values = []
+    for extra in ([], [f"--set=evaluate.1.statistics={tmp_path / 'train.npz'}"]):
+        code, out, _ = snrouter("run", "digits", "--devices", "1", *SMALL, *extra, "--json")
+        values.append(next(row for row in json.loads(out)["results"] if row["metric"] == "fid"))
+    assert values[1]["value"] == values[0]["value"]
+    assert values[1]["protocol"]["reference"] == "train.npz"
+    refused(snrouter("statistics", "digits", "--set=evaluate=[{metric: bpd}]"), 2, "no fid in evaluate")
+
+
 def test_train_writes_a_checkpoint_that_runs(snrouter: Any, tmp_path: Path) -> None:
     tiny = ["--set=train.quality.steps=2", "--set=train.quality.network={type: unet, channels: [8, 8]}"]
     code, out, _ = snrouter("train", "digits", "quality", "--out", "w", "--json", *tiny)
@@ -126,6 +140,7 @@ def test_validate_tells_each_level(snrouter: Any, oracles: Path) -> None:
         "schema",
         "data",
         "reference",
+        "overlap",
         "gamma coverage",
         "shapes",
         "sweep",
@@ -135,6 +150,13 @@ def test_validate_tells_each_level(snrouter: Any, oracles: Path) -> None:
     code, out, _ = snrouter("validate", oracles)
     assert code == 0
     assert "2 pieces cover [-12, 4]" in out
+
+
+def test_validate_warns_of_images_that_are_measured_and_trained_on(snrouter: Any) -> None:
+    for split, told in (("train", "ok overlap: no image of data is"), ("test", "warning overlap: 400 of 400 images of data are")):
+        code, out, _ = snrouter("validate", "digits", f"--set=reference.split={split}")
+        assert code == 0
+        assert f"{told} also in reference, pixel by pixel" in out
 
 
 def test_explain_reads_no_weights(snrouter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +242,16 @@ def test_an_interrupt_says_that_work_is_kept(snrouter: Any, monkeypatch: pytest.
     refused(snrouter("run", "digits"), 130, "finished shards are kept")
 
 
+def test_of_launched_processes_the_first_alone_speaks(snrouter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("snrouter.evaluation.run", lambda *_, **__: warnings.warn("odd", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert snrouter("run", "digits", "--json") == (0, "", "")
+    refused(snrouter("run", "digits", "--devices", "two", "--json"), 2, "error: process 1: --devices: expected a number or auto")
+
+
 def test_no_arguments_print_the_help(snrouter: Any) -> None:
     code, out, err = snrouter()
     assert code == 2
@@ -232,6 +264,21 @@ def test_no_arguments_print_the_help(snrouter: Any) -> None:
 
 def test_unknown_key(snrouter: Any) -> None:
     refused(snrouter("run", "digits", "--set=route.swtch=3"), 2, "--set route.swtch: unknown key; did you mean 'switch'?")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--devices", "0", "devices: expected at least 1 or auto, got 0"),
+        ("--nodes", "2", "nodes: 2 need a launcher; start the same command on each with torchrun or srun"),
+        ("--strategy", "dpp", "strategy: expected auto, ddp, ddp_spawn, got 'dpp'; did you mean 'ddp'?"),
+        ("--precision", "half", "precision: input should be 'float32', 'float64' or 'bfloat16', got 'half'"),
+    ],
+)
+def test_what_processes_cannot_be(snrouter: Any, tmp_path: Path, option: str, value: str, expected: str) -> None:
+    for command in (["run", "digits"], ["sweep", "digits"], ["sample", "digits"], ["demo"]):
+        refused(snrouter(*command, option, value), 2, expected)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_type(snrouter: Any) -> None:

@@ -1,112 +1,101 @@
 """Processes: Lightning runs the shards, each written by the process that made it.
 
-A shard is a prediction; rank r takes shards[r::world]. On a CPU every process runs one thread, so that results do not depend on how
-many share the machine.
+A shard is a prediction; rank r takes shards[r::world] of the list that the first process made. On a CPU every process runs one
+thread, so that results do not depend on how many share the machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
 
 import snrouter.errors
-from snrouter.errors import SnrouterError, SpecError
-from snrouter.evaluation.shards import Job, Task, save_shard, shard_path
+from snrouter.errors import OutputError, SnrouterError
+from snrouter.evaluation.launch import Launch
+from snrouter.evaluation.progress import Told
+from snrouter.evaluation.shards import Job, Task, missing, save_shard, shards
 from snrouter.evaluation.worker import Worker
-from snrouter.files import write
+from snrouter.files import remove_leftovers, write
+from snrouter.launched import is_first, launched
+from snrouter.loggers import make_logger
 from snrouter.quiet import quiet_lightning, silence_lightning
 
 PATIENCE = timedelta(days=7)
 """How long a process that is done waits for the others."""
 
+LATE = 60.0
+"""Seconds after which a network file system shows a file that another machine wrote."""
+
 
 class _Shards(LightningModule):
     """Lightning's view of the work: a prediction a shard, written by the process that made it."""
 
-    def __init__(self, worker: Worker, tasks: Sequence[Task]) -> None:
+    def __init__(self, worker: Worker, tasks: Sequence[Task], error_file: Path) -> None:
         super().__init__()
         self.worker = worker
         self.tasks = tasks
+        self.error_file = error_file
+        self.made_by = os.getpid()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        silence_lightning()  # a spawned process begins here
+        if state["made_by"] != os.getpid():  # a spawned process begins here
+            silence_lightning()
+            threading.Thread(target=_end_with, args=(state["made_by"],), daemon=True).start()
         super().__setstate__(state)  # type: ignore[no-untyped-call]
 
-    def predict_dataloader(self) -> DataLoader[int]:
-        mine = list(range(self.trainer.global_rank, len(self.tasks), self.trainer.world_size))
-        return DataLoader(mine, batch_size=None)  # type: ignore[arg-type]
+    def setup(self, stage: str) -> None:
+        self.at_sigterm = signal.getsignal(signal.SIGTERM)
 
-    def predict_step(self, number: int, index: int) -> int:
+    def predict_dataloader(self) -> DataLoader[int | None]:
+        self.tasks = self.trainer.strategy.broadcast(self.tasks)  # another may have seen shards of the first already
+        world = self.trainer.world_size
+        mine: list[int | None] = list(range(self.trainer.global_rank, len(self.tasks), world))
+        mine += [None] * (-(-len(self.tasks) // world) - len(mine))  # as many for all, so that none leaves before the others
+        return DataLoader(mine or [None], batch_size=None)  # type: ignore[arg-type]
+
+    def on_predict_start(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            # Lightning's own would wait for the end of an epoch, and for processes that are dead
+            signal.signal(signal.SIGTERM, self.at_sigterm)
+        self.others = distributed.new_group(timeout=PATIENCE, backend="gloo") if distributed.is_initialized() else None
+
+    def predict_step(self, number: int | None, index: int) -> None:
+        if number is None:
+            return
         task = self.tasks[number]
-        with _one_thread(self.device):
-            try:
-                measured = self.worker.compute(task, self.device)
-            except Exception as error:
-                # across processes only a file carries an error's type
-                write(task.path.parent.parent / "error.json", json.dumps([type(error).__name__, str(error)]).encode())
-                raise
-        save_shard(task.path, measured)
-        return number
+        try:
+            with _one_thread(self.device):
+                save_shard(task.path, self.worker.compute(task, self.device))
+        except Exception as error:
+            # across processes only a file carries an error's type
+            with suppress(OutputError):
+                write(self.error_file, json.dumps([type(error).__name__, str(error)]).encode())
+            raise
 
     def on_predict_end(self) -> None:
-        self.trainer.strategy.barrier()  # a process that leaves early takes its connections with it
+        if self.others is not None:
+            distributed.barrier(self.others)  # a process that leaves early takes its connections with it
 
 
-class _Bar(Callback):
-    """Progress over the shards of every process, told by the first."""
-
-    def __init__(self, tasks: Sequence[Task], labels: Sequence[str]) -> None:
-        self.tasks = tasks
-        self.labels = labels
-        self.bar: Any = None
-
-    def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-            console = Console(stderr=True)
-            self.bar = Progress(
-                TextColumn("{task.description:28}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            )
-            self.bar.start()
-            self.task = self.bar.add_task("evaluating", total=len(self.tasks))
-
-    def on_predict_batch_start(self, trainer: Trainer, module: LightningModule, number: int, *_: Any) -> None:
-        if self.bar is not None:
-            job = self.tasks[number].job
-            what = "samples" if job.kind == "samples" else "likelihood"
-            self.bar.update(self.task, description=f"{self.labels[job.route]}: {what}")
-
-    def on_predict_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=sum(task.path.exists() for task in self.tasks))
-
-    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self.on_predict_end(trainer, module)
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone; shards are whole or absent, so that any moment will do."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 @contextmanager
@@ -120,47 +109,82 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def compute(worker: Worker, jobs: Sequence[Job], out: Path, devices: int | str, progress: bool) -> None:
-    """Compute every shard that is not on disk."""
-    size = worker.spec.batch_size
-    tasks = [Task(job, shard, shard_path(out, job, shard)) for job in jobs for shard in job.shards(size)]
-    missing = [task for task in tasks if not task.path.exists()]
-    missing.sort(key=lambda task: task.job.kind)  # so that each process has its part of either kind
-    if not missing:
-        return
+def compute(worker: Worker, jobs: Sequence[Job], out: Path, launch: Launch, progress: bool) -> bool:
+    """Compute every shard that is not on disk, on all processes; whether this one is the first.
+
+    Raises:
+        PluginError: when the logger is not installed.
+        SnrouterError: when an expert or solver fails, or a process ended before its work was done.
+    """
+    first, size = is_first(), worker.spec.batch_size
     error_file = out / "shards" / "error.json"
-    error_file.unlink(missing_ok=True)
-    on_cpu = not torch.cuda.is_available()
-    if devices == "auto":
-        devices = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
-    if int(devices) < 1:
-        raise SpecError(f"devices: expected at least 1 or auto, got {devices}")
-    count = min(int(devices), len(missing))  # a process with nothing to do would leave before the others
+    if first:
+        error_file.unlink(missing_ok=True)
+        for folder in (out, error_file.parent, *error_file.parent.glob("*")):
+            remove_leftovers(folder)
+    tasks = missing(jobs, size, out)
+    tasks.sort(key=lambda task: task.job.kind)  # so that each process has its part of either kind
+    if not tasks and not launched():
+        return True
+    told = Told(tasks, [route.label for route in worker.routes], progress)
+    logger = make_logger(worker.spec.logger, out / "logs", "progress")
     with quiet_lightning():
-        trainer = Trainer(
-            accelerator="cpu" if on_cpu else "gpu",
-            devices=count,
-            strategy="auto" if count == 1 else DDPStrategy(start_method="spawn", timeout=PATIENCE),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            inference_mode=False,  # likelihoods differentiate the network
-            callbacks=[_Bar(missing, [route.label for route in worker.routes])] if progress else [],
-        )
+        trainer = launch.trainer(len(tasks), logger, [told])
         try:
-            trainer.predict(_Shards(worker, missing), return_predictions=False)
+            trainer.predict(_Shards(worker, tasks, error_file), return_predictions=False)
         except SystemExit:  # Lightning's way of ending on an interrupt
             raise KeyboardInterrupt from None
-        except Exception:
-            if count > 1 and error_file.exists():
-                _raise_from(error_file)
+        except Exception as error:
+            if trainer.world_size > 1:
+                _explain(error, error_file, shards(jobs, size, out), trainer)
             raise
+    if first:
+        _await(tasks)
+    return first
 
 
-def _raise_from(error_file: Path) -> None:
-    name, message = json.loads(error_file.read_text())
-    error_file.unlink()
-    ours = getattr(snrouter.errors, name, None)
-    raise ours(message) if ours else SnrouterError(f"{name}: {' '.join(message.split())} (in a process that computes shards)")
+def compute_alone(worker: Worker, jobs: Sequence[Job], out: Path, progress: bool) -> None:
+    """Compute every shard that is not on disk in this process, the first, on the device that it had."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    tasks = missing(jobs, worker.spec.batch_size, out)
+    if not tasks:
+        return
+    with _one_thread(device), Told(tasks, [route.label for route in worker.routes], progress) as told:
+        for number, task in enumerate(tasks):
+            told.begin(number)
+            save_shard(task.path, worker.compute(task, device))
+            told.count()
+
+
+def _await(tasks: Sequence[Task]) -> None:
+    """Wait until shards that other machines wrote are seen."""
+    deadline = time.monotonic() + LATE
+    while not all(task.path.exists() for task in tasks) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _explain(error: Exception, error_file: Path, tasks: Sequence[Task], trainer: Trainer) -> NoReturn:
+    """Raise what ended the processes: an error that one of them left in a file, or its death."""
+    if error_file.exists():
+        name, message = json.loads(error_file.read_text())
+        ours = getattr(snrouter.errors, name, None)
+        raise ours(message) if ours else SnrouterError(f"{name}: {' '.join(message.split())} (in a process that computes shards)")
+    if isinstance(error, SnrouterError):
+        raise error
+    done = sum(task.path.exists() for task in tasks)
+    kept = f"{done} of {len(tasks)} shards are on disk, run the same command again to go on"
+    raise SnrouterError(f"{_death(error, trainer)}; {kept}") from error
+
+
+def _death(error: Exception, trainer: Trainer) -> str:
+    """Which process died, where that is known, and of what."""
+    if isinstance(error, ProcessExitedException):
+        return f"process {error.error_index} of {trainer.world_size} was ended by {error.signal_name or f'code {error.exit_code}'}"
+    for rank, process in enumerate(getattr(trainer.strategy.launcher, "procs", ())):
+        code = getattr(process, "exitcode", None) or 0
+        if code < 0 and -code != signal.SIGTERM:  # with which the others are ended
+            return f"process {rank} of {trainer.world_size} was ended by {signal.Signals(-code).name}"
+    last = " ".join(str(error).strip().splitlines()[-1:])
+    if isinstance(error, ProcessRaisedException):
+        return f"process {error.error_index} of {trainer.world_size} failed ({last})"
+    return "another process ended before its work was done"

@@ -1,4 +1,4 @@
-"""Results: rows from shards, differences between routes, and the files of a run's folder."""
+"""Results: rows, differences between routes, and the files of a run's folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from snrouter.evaluation.shards import Job, collect, environment_identity
+from snrouter.evaluation.jobs import run_fingerprint
+from snrouter.evaluation.rows import Made, Row, summarise
+from snrouter.evaluation.shards import Job
 from snrouter.evaluation.worker import Worker
-from snrouter.files import write
-from snrouter.metrics.base import SampleMetric
+from snrouter.files import remove, write
 from snrouter.metrics.likelihood.estimate import standard_error
 from snrouter.search.frontier import frontier
 from snrouter.spec import Document
@@ -41,7 +42,10 @@ class Results:
         fingerprint: of the whole run.
         partial: whether a limit cut it short.
         extras: of a sweep: `frontier` (rows no other beats) and `best`, where there is a trade-off.
-        samples: images by route label, [n, C, H, W] in [-1, 1].
+        samples: the first images by route label, [n, C, H, W] in [-1, 1].
+        trace: on the way of a few samples, by route label: predicted images [K, m, C, H, W], and the gammas [K], descending, where
+            they were predicted.
+        pictures: images [rows, columns, C, H, W] by "<number of a row of results>/<title>".
         folder: where it was written.
     """
 
@@ -51,6 +55,8 @@ class Results:
     partial: bool
     extras: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, Tensor] = field(default_factory=dict)
+    trace: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,76 +71,43 @@ class Results:
         }
 
 
-def summarise(
-    worker: Worker, jobs: Sequence[Job], out: Path
-) -> tuple[list[dict[str, Any]], list[Tensor | None], dict[str, Tensor]]:
-    """Result rows of every job, the per-index influences of each row, and the samples of each route."""
-    rows: list[dict[str, Any]] = []
-    influences: list[Tensor | None] = []
-    samples: dict[str, Tensor] = {}
-    size = worker.spec.batch_size
-    for job in jobs:
-        route = worker.routes[job.route]
-        context = worker.context(route)
-        measured = collect(job, size, out)
-        if job.kind == "samples":
-            samples[route.label] = measured["images"]
-            wanted: list[int] = [i for i, metric in enumerate(worker.metrics) if isinstance(metric, SampleMetric)]
-        else:
-            wanted = [job.metric or 0]
-        nfe = {name.removeprefix("nfe/"): float(v.mean()) for name, v in measured.items() if name.startswith("nfe/")}
-        for i in wanted:
-            summary = worker.metrics[i].summarise(context, measured)
-            shared = {
-                "solver": repr(context.solver) if job.kind == "samples" else None,
-                "final": worker.spec.final if job.kind == "samples" else None,
-                "condition": worker.spec.condition,
-                "gamma_min": route.bounds.gamma_min,
-                "gamma_max": route.bounds.gamma_max,
-                "data": worker.data.name if worker.data and job.kind == "measure" else None,
-                "data_protocol": dict(worker.data.protocol) or None if worker.data and job.kind == "measure" else None,
-                "data_statistics": dict(worker.data.statistics) if worker.data and job.kind == "measure" else None,
-                "data_sha256": worker.data.content_hash() if worker.data and job.kind == "measure" else None,
-                "packages": route.document.packages() or None,
-                **environment_identity(worker.spec.seed, size, worker.spec.precision),
-            }
-            rows.append(
-                {
-                    "metric": worker.spec.evaluate[i].name,
-                    **summary.columns,
-                    "label": route.label,
-                    **route.columns,
-                    "value": summary.value,
-                    "standard_error": summary.standard_error,
-                    "n": len(summary.influence) if summary.influence is not None else job.count,
-                    "nfe": sum(nfe.values()),
-                    "nfe_per_expert": nfe,
-                    "seconds": float(measured["seconds"].sum()),
-                    **({"terms": summary.terms} if summary.terms else {}),
-                    "protocol": {k: v for k, v in (shared | dict(summary.protocol)).items() if v is not None},
-                }
-            )
-            influences.append(summary.influence)
-    return rows, influences, samples
+def results_of(worker: Worker, jobs: Sequence[Job], out: Path, partial: bool) -> Results:
+    """The results of jobs that are done, every route beside the others."""
+    made = Made(worker, jobs, out)
+    rows = summarise(made)
+    samples = {label: drawn["images"] for label, drawn in made.of_each_route(("samples", None), SHOWN).items()}
+    trace = {
+        label: (seen["images"].transpose(0, 1), seen["gamma"][0])
+        for label, seen in made.of_each_route(("trace", None), SHOWN).items()
+    }
+    pictures = {f"{i}/{title}": images for i, row in enumerate(rows) for title, images in row.pictures.items()}
+    results = Results(
+        [row.columns for row in rows],
+        worker.routes[0].document,
+        run_fingerprint(worker, jobs),
+        partial,
+        samples=samples,
+        trace=trace,
+        pictures=pictures,
+        folder=out,
+    )
+    if len(worker.routes) > 1:
+        _compare(rows)
+        sweep = worker.spec.sweep
+        results.extras |= _trade_off(results.rows, sweep.quality_tolerance if sweep else 0.0)
+    return results
 
 
-def compare(results: Results, influences: Sequence[Tensor | None]) -> None:
-    """Add to each row its paired differences to the single experts; then the frontier and the best route."""
-    spec = results.document.spec
-    columns = [i for i, metric in enumerate(spec.evaluate)]
-    per_route = len(columns)
-    rows = results.rows
-    for i, row in enumerate(rows):
-        own = influences[i]
-        for j, other in enumerate(rows):
-            theirs = influences[j]
-            same = i % per_route == j % per_route and other["route"] == "single" and i != j
-            if same and own is not None and theirs is not None:
-                row.setdefault("paired", {})[other["label"]] = {
-                    "difference": row["value"] - other["value"],
-                    "standard_error": standard_error(own - theirs),
+def _compare(rows: Sequence[Row]) -> None:
+    """Add to each row its paired differences to the single experts."""
+    for row in rows:
+        for other in rows:
+            alike = row.metric == other.metric and other.columns["route"] == "single" and row is not other
+            if alike and row.influence is not None and other.influence is not None:
+                row.columns.setdefault("paired", {})[other.columns["label"]] = {
+                    "difference": row.columns["value"] - other.columns["value"],
+                    "standard_error": standard_error(row.influence - other.influence),
                 }
-    results.extras |= _trade_off(rows, spec.sweep.quality_tolerance if spec.sweep else 0.0)
 
 
 def _trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
@@ -170,16 +143,28 @@ def _trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str,
 
 
 def write_results(results: Results) -> None:
-    """Write results.json, the resolved spec, the environment and the first samples of each route into the run's folder."""
+    """Write results.json, the resolved spec, the environment, samples, trace and pictures into the run's folder."""
     out = results.folder
     if results.samples:
-        write(out / "samples.safetensors", save({label: images[:SHOWN].contiguous() for label, images in results.samples.items()}))
+        _write_images(out / "samples.safetensors", results.samples)
+    trace = {label: images for label, (images, _) in results.trace.items()}
+    trace |= {f"{label}/gamma": gamma for label, (_, gamma) in results.trace.items()}
+    _write_images(out / "trace.safetensors", trace)
+    _write_images(out / "pictures.safetensors", results.pictures)
     write(out / "results.json", json.dumps(plain(results.as_dict()), indent=2).encode())
     write(out / "spec.yaml", yaml.safe_dump(results.document.dump(), sort_keys=False).encode())
     packages = {name: version(name) for name in ("snrouter", "torch", "lightning", "torchdiffeq", "scipy", "numpy")}
     packages |= results.document.packages()
     environment = {"python": platform.python_version(), "platform": platform.platform(), "packages": packages}
     write(out / "environment.json", json.dumps(environment, indent=2).encode())
+
+
+def _write_images(path: Path, images: Mapping[str, Tensor]) -> None:
+    """Write them, or remove those of an earlier run."""
+    if images:
+        write(path, save({name: tensor.contiguous() for name, tensor in images.items()}))
+    else:
+        remove(path)
 
 
 def plain(value: Any) -> Any:

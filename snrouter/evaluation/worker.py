@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,14 +14,17 @@ from snrouter.data.base import ImageData
 from snrouter.draws import Draws
 from snrouter.errors import SpecError
 from snrouter.evaluation.routes import Route
-from snrouter.evaluation.shards import Job, Task, environment_identity, fingerprint
+from snrouter.evaluation.shards import Kind, Task
+from snrouter.evaluation.trace import Trace, Traced
 from snrouter.experts.base import Expert
-from snrouter.metrics.base import Context, DataMetric, Metric, SampleMetric
-from snrouter.plugins import entry_points as plugins
+from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric
+from snrouter.router.offload import Offloaded, Stage
 from snrouter.router.routed_expert import RoutedExpert
+from snrouter.solvers.base import Progress, Solution
+from snrouter.solvers.reconstruct import reconstruct
 from snrouter.solvers.sample import sample
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 class Worker:
@@ -28,81 +32,30 @@ class Worker:
 
     Args:
         routes: what may be asked.
-        limit: at most this many indices a job.
     """
 
-    def __init__(self, routes: Sequence[Route], limit: int | None = None) -> None:
+    def __init__(self, routes: Sequence[Route]) -> None:
+        document = routes[0].document
         self.routes = routes
-        self.limit = limit
-        self.spec = routes[0].document.spec
-        self.metrics: list[Metric] = routes[0].document.metrics()
-        self.data: ImageData | None = routes[0].document.dataset("data")
-        self.reference: ImageData | None = routes[0].document.dataset("reference")
+        self.spec = document.spec
+        self.metrics: list[Metric] = document.metrics()
+        self.data: ImageData | None = document.dataset("data")
+        self.reference: ImageData | None = document.dataset("reference")
         self._experts: dict[str, Expert] = {}
+        self._stage = Stage()
 
     def __getstate__(self) -> dict[str, Any]:
         """Experts do not travel to other processes, which load their own."""
-        return self.__dict__ | {"_experts": {}}
+        return self.__dict__ | {"_experts": {}, "_stage": Stage()}
 
-    def expert(self, route: Route, device: torch.device | str = "cpu") -> RoutedExpert:
-        """The route over its experts, each loaded once."""
-        policy = route.document.policy()
-        for name in policy.experts:
-            if name not in self._experts:
-                self._experts[name] = route.document.expert(name)
-            self._experts[name].to(device=device, dtype=_DTYPES[self.spec.precision])
-        return RoutedExpert(self._experts, policy)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of networks and states."""
+        return _DTYPES[self.spec.precision]
 
-    def context(self, route: Route) -> Context:
-        """What a metric sees of a route."""
-        return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed)
-
-    def jobs(self) -> list[Job]:
-        """Every job of every route: samples once, as many as the metric that wants most, then each data metric."""
-        jobs = []
-        for number, route in enumerate(self.routes):
-            counts = [self._count(route, i) for i in range(len(self.metrics))]
-            kinds = list(zip(self.metrics, counts, strict=True))
-            wanted = [count for metric, count in kinds if isinstance(metric, SampleMetric)]
-            if wanted:
-                jobs.append(self.job("samples", number, None, self._limited(max(wanted))))
-            for i, (metric, count) in enumerate(kinds):
-                if isinstance(metric, DataMetric):
-                    jobs.append(self.job("measure", number, i, self._limited(count)))
-        return jobs
-
-    def job(self, kind: Literal["samples", "measure"], number: int, metric: int | None, count: int) -> Job:
-        """A job with its fingerprint."""
-        route = self.routes[number]
-        document, spec = route.document, self.spec
-        depends: dict[str, Any] = {
-            "kind": kind,
-            "experts": {
-                name: document.identity(plugins.experts, spec.experts[name], ("experts", name))
-                for name in document.policy().experts
-            },
-            "route": [repr(document.policy()), route.document.spec.route.name],
-            "bounds": list(route.bounds),
-            "solver": repr(document.solver()),
-            "condition": spec.condition,
-            "packages": document.packages(),
-            **environment_identity(spec.seed, spec.batch_size, spec.precision),
-        }
-        if kind == "samples":
-            depends |= {"final": spec.final, "levels": self.levels, "shape": list(self.shape)}
-        elif metric is not None:
-            depends["metric"] = document.identity(plugins.metrics, spec.evaluate[metric], ("evaluate", metric))
-            depends["reference"] = self.reference.content_hash() if self.reference is not None else None
-        if self.data is not None and (kind == "measure" or spec.condition == "labels"):
-            depends["data"] = self.data.content_hash()
-        return Job(kind, number, metric, count, fingerprint(depends))
-
-    def fingerprint(self, jobs: Sequence[Job]) -> str:
-        """Fingerprint of everything that the results of these jobs depend on."""
-        document = self.routes[0].document
-        metrics = [document.identity(plugins.metrics, c, ("evaluate", i)) for i, c in enumerate(self.spec.evaluate)]
-        reference = self.reference.content_hash() if self.reference else None
-        return fingerprint({"jobs": [[job.key, job.count] for job in jobs], "metrics": metrics, "reference": reference})
+    def precision(self, kind: Kind) -> str:
+        """The spec's, but bfloat16 is for drawing alone: likelihoods keep float32."""
+        return "float32" if kind == "measure" and self.spec.precision == "bfloat16" else self.spec.precision
 
     @property
     def levels(self) -> int:
@@ -124,62 +77,107 @@ class Worker:
             raise SpecError("sampling needs the shape of an image; add data, or e.g. shape: [3, 32, 32]")
         return source.shape
 
+    def expert(self, route: Route, device: torch.device | str = "cpu") -> RoutedExpert:
+        """The route over its experts, each loaded once, and on the device: all, or the one that runs."""
+        policy, offloads = route.document.policy(), self.spec.residency == "offload"
+        for name in policy.experts:
+            if name not in self._experts:
+                expert = route.document.expert(name).to(dtype=self.dtype)
+                self._experts[name] = Offloaded(expert, self._stage) if offloads else expert
+            if not offloads:
+                self._experts[name].to(device)
+        return RoutedExpert(self._experts, policy)
+
+    def context(self, route: Route, device: torch.device | str = "cpu") -> Context:
+        """What a metric sees of a route."""
+        draw = partial(self._draw, route, device)
+        return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed, draw)
+
     @torch.no_grad()
     def compute(self, task: Task, device: torch.device) -> dict[str, Tensor]:
         """Per-index tensors [B, ...] of one shard."""
-        route = self.routes[task.job.route]
-        context = self.context(route)
-        expert = self.expert(route, device)
-        dtype = _DTYPES[self.spec.precision]
+        job, indices = task.job, task.indices
+        route = self.routes[job.route]
+        context, expert = self.context(route, device), self.expert(route, device)
         started = time.perf_counter()
-        if task.job.kind == "samples":
-            solution = sample(
-                expert,
-                len(task.indices),
-                self.shape,
-                route.bounds,
-                context.solver,
-                self.spec.seed,
-                indices=task.indices,
-                condition=self._sample_labels(task.indices, device),
-                final=self.spec.final,
-                levels=self.levels,
-                dtype=dtype,
-                device=device,
-            )
-            assert solution.x is not None
-            measured = {"images": solution.x}
-            measured |= {
-                f"nfe/{name}": torch.full((len(task.indices),), calls, dtype=torch.float64)
-                for name, calls in solution.nfe_per_expert.items()
-            }
-        else:
-            metric = self.metrics[task.job.metric or 0]
-            assert isinstance(metric, DataMetric)
-            data = context.need("data")
-            rows = list(task.indices)
-            condition = None
-            if self.spec.condition == "labels":
-                condition = _labels(data)[rows].to(device)
-            images = data.images(rows, dtype).to(device)
-            measured = metric.measure(context, expert, images, task.indices, condition)
-        measured["indices"] = torch.tensor(list(task.indices))
-        measured["seconds"] = torch.full((len(task.indices),), (time.perf_counter() - started) / len(task.indices))
-        return measured
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision(job.kind) == "bfloat16"):
+            if job.kind == "samples":
+                rows = _solved(self._draw(route, device, expert, indices))
+            elif job.kind == "trace":
+                trace = Trace(route.bounds)
+                rows = _solved(self._draw(route, device, Traced(expert, trace), indices, trace.step)) | trace.rows()
+            elif job.kind == "reconstructions":
+                rows = _solved(self._reconstruct(context, device, expert, indices))
+            else:
+                rows = self._measure(self.metrics[job.metric or 0], context, device, expert, indices)
+        rows["indices"] = torch.tensor(list(indices))
+        rows["seconds"] = torch.full((len(indices),), (time.perf_counter() - started) / len(indices))
+        return rows
 
-    def _count(self, route: Route, metric: int) -> int:
-        """How many indices a metric asks for; a fault in it is told by its place in the spec."""
-        return int(route.document.at(("evaluate", metric), lambda: self.metrics[metric].count(self.context(route))))
+    def _draw(
+        self,
+        route: Route,
+        device: torch.device | str,
+        expert: Expert,
+        indices: Sequence[int],
+        progress: Progress | Literal[False] = False,
+    ) -> Solution:
+        return sample(
+            expert,
+            len(indices),
+            self.shape,
+            route.bounds,
+            route.document.solver(),
+            self.spec.seed,
+            indices=indices,
+            condition=self._sample_labels(indices, device),
+            final=self.spec.final,
+            levels=self.levels,
+            dtype=self.dtype,
+            device=device,
+            progress=progress,
+        )
 
-    def _limited(self, count: int) -> int:
-        return count if self.limit is None else min(count, self.limit)
+    def _reconstruct(self, context: Context, device: torch.device, expert: Expert, indices: range) -> Solution:
+        images, condition = self._images(context, device, indices)
+        return reconstruct(
+            expert,
+            images,
+            context.bounds,
+            context.solver,
+            indices=indices,
+            condition=condition,
+            final=self.spec.final,
+            levels=self.levels,
+            seed=self.spec.seed,
+        )
 
-    def _sample_labels(self, indices: range, device: torch.device) -> Tensor | None:
+    def _measure(self, metric: Metric, context: Context, device: torch.device, expert: Expert, indices: range) -> dict[str, Tensor]:
+        if isinstance(metric, RouteMetric):
+            return {name: rows[: len(indices)] for name, rows in metric.measure(context, expert).items()}
+        assert isinstance(metric, DataMetric)
+        images, condition = self._images(context, device, indices)
+        return metric.measure(context, expert, images, indices, condition)
+
+    def _images(self, context: Context, device: torch.device, indices: range) -> tuple[Tensor, Tensor | None]:
+        """Images of the data, and their labels where the spec conditions on them."""
+        data, rows = context.need("data"), list(indices)
+        condition = _labels(data)[rows].to(device) if self.spec.condition == "labels" else None
+        return data.images(rows, self.dtype).to(device), condition
+
+    def _sample_labels(self, indices: Sequence[int], device: torch.device | str) -> Tensor | None:
         if self.spec.condition == "none":
             return None
         labels = _labels(self.data)
         chosen = (Draws(self.spec.seed).uniform("label", indices, ()) * len(labels)).long()
         return labels[chosen].to(device)
+
+
+def _solved(solution: Solution) -> dict[str, Tensor]:
+    """Images, and the network calls each took."""
+    assert solution.x is not None
+    each = torch.ones(len(solution.x), dtype=torch.float64)
+    return {"images": solution.x} | {f"nfe/{name}": calls * each for name, calls in solution.nfe_per_expert.items()}
 
 
 def _labels(data: ImageData | None) -> Tensor:

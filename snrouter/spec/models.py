@@ -128,5 +128,14 @@ class Spec(_Model):
     published: Published | None = Field(default=None, description="numbers that reports show beside the measured ones")
     train: dict[str, Recipe] = Field(default_factory=dict, description="recipes that `train` runs on the reference images, by name")
     batch_size: int = Field(default=256, ge=1, description="images in a shard; adaptive solvers couple a shard's steps")
-    precision: Literal["float32", "float64"] = Field(default="float32", description="of networks and sampled states")
+    precision: Literal["float32", "float64", "bfloat16"] = Field(
+        default="float32",
+        description="of networks and states; bfloat16: products and convolutions while drawing, states and likelihoods in float32",
+    )
+    logger: Literal["csv", "tensorboard"] | None = Field(
+        default=None, description="a logger of Lightning that also gets the numbers, in `logs` of the run's folder"
+    )
+    residency: Literal["keep", "offload"] = Field(
+        default="keep", description="offload: of the experts only the one that runs is on the accelerator"
+    )
     seed: int = Field(default=0, ge=0, lt=2**64, description="every draw is keyed by (seed, purpose, index)")

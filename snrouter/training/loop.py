@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
@@ -25,7 +26,15 @@ from snrouter.recipe import Recipe
 from snrouter.training.objectives import Objective, objective
 
 
-def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool = True, accelerator: str = "auto") -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    data: ImageData,
+    checkpoint: Path,
+    *,
+    progress: bool = True,
+    accelerator: str = "auto",
+    logger: Logger | None = None,
+) -> dict[str, Any]:
     """Train a network and write its checkpoint and card.
 
     Two trainings of one recipe on one machine, with as many threads, write the same bits. The caller's random state
@@ -37,6 +46,7 @@ def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool =
         checkpoint: the .safetensors file to write; its card is written beside it.
         progress: show a progress bar on stderr.
         accelerator: Lightning's: "auto", "cpu", "gpu", ...; one device is used.
+        logger: Lightning's; gets the recipe, and the loss every 50 steps.
 
     Returns:
         The card.
@@ -57,12 +67,14 @@ def train(recipe: Recipe, data: ImageData, checkpoint: Path, *, progress: bool =
             accelerator=accelerator,
             devices=1,
             gradient_clip_val=recipe.gradient_clip or None,
-            logger=False,
+            logger=logger or False,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
             callbacks=[RichProgressBar(console_kwargs={"stderr": True})] if progress else [],
         )
+        if logger is not None:
+            logger.log_hyperparams(recipe.dump())
         try:
             trainer.fit(run, _batches(recipe, data))
         except SystemExit:  # Lightning's way of ending on an interrupt

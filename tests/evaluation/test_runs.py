@@ -9,27 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import digits, values
 
 from snrouter import evaluation, spec
-from snrouter.errors import DataError, NonFiniteError, OutputError, SpecError, SupportError
-from snrouter.evaluation.shards import Task
-
-SMALL = (
-    "evaluate.0.times=2",
-    "evaluate.0.images=10",
-    "evaluate.1.samples=12",
-    "solver={type: heun, steps: 3}",
-    "batch_size=5",
-    "sweep.switches=[{eta: 0.2}, {eta: 0.5}]",
-)
-
-
-def digits(*overrides: str) -> spec.Document:
-    return spec.load("digits", [*SMALL, *overrides])
-
-
-def values(results: evaluation.Results) -> list[tuple[Any, ...]]:
-    return [(row["metric"], row["label"], row["value"], row["standard_error"]) for row in results.rows]
+from snrouter.errors import DataError, SpecError, SupportError
 
 
 def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
@@ -59,57 +42,6 @@ def test_samples_lie_on_the_levels(tmp_path: Path) -> None:
     level = (images.double() + 1) * 17 / 2 - 0.5
     assert torch.allclose(level, level.round(), atol=1e-5)
     assert torch.equal(load_file(tmp_path / "samples.safetensors")["eta=0.2"], images)
-
-
-def test_two_runs_are_identical_bit_for_bit(tmp_path: Path) -> None:
-    first = evaluation.run(digits(), tmp_path / "a", progress=False)
-    second = evaluation.run(digits(), tmp_path / "b", progress=False)
-    assert values(first) == values(second)
-    assert first.fingerprint == second.fingerprint
-
-
-def test_batch_size_changes_nothing_but_rounding(tmp_path: Path) -> None:
-    first = evaluation.run(digits(), tmp_path / "a", progress=False)
-    second = evaluation.run(digits("batch_size=12"), tmp_path / "b", progress=False)
-    assert second.rows[1]["value"] == pytest.approx(first.rows[1]["value"], rel=1e-6)
-    assert first.fingerprint != second.fingerprint
-
-
-def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
-    first = evaluation.run(digits(), tmp_path / "a", devices=1, progress=False)
-    second = evaluation.run(digits(), tmp_path / "b", devices=2, progress=False)
-    assert values(first) == values(second)
-    for shard in (tmp_path / "a" / "shards").rglob("*.safetensors"):
-        left, right = load_file(shard), load_file(tmp_path / "b" / shard.relative_to(tmp_path / "a"))
-        assert all(torch.equal(left[name], right[name]) for name in left if name != "seconds")
-
-
-def test_more_processes_than_shards(tmp_path: Path) -> None:
-    document = digits("evaluate=[{metric: bpd, estimator: vlb, times: 2, images: 2}]")
-    one = evaluation.run(document, tmp_path / "a", progress=False)
-    two = evaluation.run(document, tmp_path / "b", devices=2, progress=False)
-    assert values(one) == values(two)
-
-
-def test_shards_on_disk_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluation.run(digits(), tmp_path, progress=False)
-    computed: list[Task] = []
-    original = evaluation.Worker.compute
-
-    def count(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
-        computed.append(task)
-        return original(self, task, device)
-
-    monkeypatch.setattr(evaluation.Worker, "compute", count)
-    again = evaluation.run(digits(), tmp_path, progress=False)
-    assert computed == []
-    lost = next(iter(sorted((tmp_path / "shards").rglob("*.safetensors"))))
-    lost.unlink()
-    repaired = evaluation.run(digits(), tmp_path, progress=False)
-    assert [task.path for task in computed] == [lost]
-    assert values(repaired) == values(again)
-    evaluation.run(digits("seed=1"), tmp_path, progress=False)
-    assert len(computed) > 1  # another seed shares no shard
 
 
 def test_a_sweep_pairs_routes_on_common_noise(tmp_path: Path) -> None:
@@ -202,80 +134,12 @@ def test_a_sweep_without_switches_compares_the_experts_alone() -> None:
     ]
 
 
-def test_an_unwritable_folder_is_found_before_work(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot be written"):
-        evaluation.run(digits(), tmp_path / "file" / "out", progress=False)
-
-
-def test_nan_names_the_expert_and_gamma_and_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = evaluation.Worker.compute
-
-    def poisoned(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
-        if task.indices.start == 5 and task.job.kind == "samples":
-            self._experts["quality"].network.register_forward_hook(lambda *_: torch.full((5, 1, 8, 8), torch.nan))  # type: ignore[union-attr]
-        return original(self, task, device)
-
-    monkeypatch.setattr(evaluation.Worker, "compute", poisoned)
-    with pytest.raises(NonFiniteError, match=r"expert 'quality' returned NaN or infinity at gamma=5 for 5 of 5 images"):
-        evaluation.run(digits(), tmp_path, progress=False)
-    monkeypatch.undo()
-    kept = list((tmp_path / "shards").rglob("*.safetensors"))
-    assert len(kept) == 3  # both of the likelihood, one of samples
-    assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(
-        evaluation.run(digits(), tmp_path / "b", progress=False)
-    )
-
-
-def test_an_error_keeps_its_type_across_processes(tmp_path: Path) -> None:
-    path = tmp_path / "bad.safetensors"
-    expert = digits().expert("quality")
-    from snrouter.experts.checkpoints import save_checkpoint
-
-    with torch.no_grad():
-        next(expert.parameters()).fill_(torch.nan)
-    card = {
-        "network": {"type": "unet", "channels": [16, 48], "dropout": 0.1},
-        "expert": {"support": [-7.86, 5.0], "data_scale": 1.0},
-    }
-    save_checkpoint(path, expert.network, card)
-    with pytest.raises(NonFiniteError, match="expert 'quality' returned NaN"):
-        evaluation.run(digits(f"experts.quality.checkpoint={path}"), tmp_path / "out", devices=2, progress=False)
-
-
 def test_an_empty_dataset(tmp_path: Path) -> None:
     import numpy as np
 
     np.savez(tmp_path / "none.npz", images=np.zeros((0, 1, 8, 8), dtype=np.uint8))
     with pytest.raises(DataError, match="no images"):
         evaluation.run(digits(f"data={{type: npz, path: {tmp_path / 'none.npz'}, levels: 17}}"), tmp_path, progress=False)
-
-
-def test_what_results_depend_on_is_in_the_fingerprint(tmp_path: Path) -> None:
-    import shutil
-
-    document = digits()
-    for name in ("quality", "classifier"):
-        for suffix in ("safetensors", "json"):
-            shutil.copy(Path(document.dump()["experts"]["quality"]["checkpoint"]).with_name(f"digits-{name}.{suffix}"), tmp_path)
-    local = [f"experts.quality.checkpoint={tmp_path}/digits-quality.safetensors"]
-    first = evaluation.run(digits(*local), tmp_path / "o", progress=False)
-    card = tmp_path / "digits-quality.json"
-    card.write_text(card.read_text().replace('"sigma_data": 0.5', '"sigma_data": 0.7'))
-    other = evaluation.run(digits(*local), tmp_path / "o", progress=False)
-    assert other.rows[1]["value"] != first.rows[1]["value"]  # its shards are not the old ones
-    prints = {first.fingerprint, other.fingerprint}
-    for i, change in enumerate((["evaluate.1.samples=11"], ["reference.split=test"], ["evaluate.0.images=9"])):
-        prints.add(evaluation.run(digits(*change), tmp_path / str(i), progress=False).fingerprint)
-    prints.add(evaluation.run(digits(), tmp_path / "limited", limit=3, progress=False).fingerprint)
-    assert len(prints) == 6
-
-
-def test_labels_are_part_of_the_data() -> None:
-    data = digits().dataset("data")
-    from dataclasses import replace
-
-    assert replace(data, labels=data.labels * 0).content_hash() != data.content_hash()
 
 
 def test_switches_keep_apart_and_repeats_are_refused(tmp_path: Path) -> None:
@@ -287,15 +151,6 @@ def test_switches_keep_apart_and_repeats_are_refused(tmp_path: Path) -> None:
     assert [row["switch"] for row in close.rows] == [{"eta": 0.2001}, {"eta": 0.2004}]
     with pytest.raises(SpecError, match=r"sweep.switches\[1\]: the same position \(eta=0.2\) as switches\[0\]"):
         evaluation.sweep(digits(few, "sweep={switches: [{eta: 0.2}, {gamma: -5.288}]}"), tmp_path, progress=False)
-
-
-def test_a_damaged_shard_is_named_removed_and_made_again(tmp_path: Path) -> None:
-    first = evaluation.run(digits(), tmp_path, progress=False)
-    shard = sorted((tmp_path / "shards").rglob("*.safetensors"))[0]
-    shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(OutputError, match=r"a damaged shard .* now removed; run the same command again"):
-        evaluation.run(digits(), tmp_path, progress=False)
-    assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(first)
 
 
 def test_one_sample_has_no_distance(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""Launch: how many processes a run has, and who starts them.
+
+Processes exchange a list of shards and meet once at the end, through gloo; no tensor travels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+
+from snrouter.errors import SpecError, suggestion
+from snrouter.launched import Launched, launched
+
+STRATEGIES = ("auto", "ddp", "ddp_spawn")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How many processes compute, and who starts them.
+
+    Args:
+        devices: accelerators, or on a CPU processes, a node; "auto": as many as torchrun or srun started there, or else every
+            accelerator, or on a CPU one a core.
+        nodes: machines; several need torchrun or srun.
+        strategy: "ddp": Lightning's, with the processes of torchrun or srun, or else its own; "ddp_spawn": with its own;
+            "auto": ddp where there is more than one process.
+
+    Raises:
+        SpecError: when these are no such numbers and names, or a launcher started other processes.
+    """
+
+    devices: int | str = 1
+    nodes: int = 1
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            close = suggestion(self.strategy, STRATEGIES)
+            raise SpecError(f"strategy: expected {', '.join(STRATEGIES)}, got {self.strategy!r}{close}")
+        if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):
+            raise SpecError(f"devices: expected at least 1 or auto, got {self.devices}")
+        if self.nodes < 1:
+            raise SpecError(f"nodes: expected at least 1, got {self.nodes}")
+        started = launched()
+        if started:
+            self._agree(started)
+        elif self.nodes > 1:
+            raise SpecError(f"nodes: {self.nodes} need a launcher; start the same command on each with torchrun or srun")
+        elif torch.cuda.is_available() and self._devices() > torch.cuda.device_count():
+            raise SpecError(f"devices: {self.devices} asked for, but CUDA has {torch.cuda.device_count()}; ask for fewer, or auto")
+
+    def _agree(self, started: Launched) -> None:
+        if self.strategy == "ddp_spawn":
+            raise SpecError(f"strategy: ddp_spawn starts its own processes, but {started.by} has started {started.world}; use ddp")
+        if started.local is None:
+            raise SpecError(f"{started.by} does not say how many processes a node has; start it with --ntasks-per-node")
+        devices = started.local if self.devices == "auto" else self.devices
+        if (devices, self.nodes) != (started.local, started.nodes):
+            raise SpecError(
+                f"{started.by} started {started.world} processes, {started.local} a node; "
+                f"expected --devices {started.local} --nodes {started.nodes}, got --devices {devices} --nodes {self.nodes}"
+            )
+
+    def trainer(self, shards: int, logger: Logger | None, callbacks: Sequence[Callback]) -> Trainer:
+        """Lightning's trainer for that many shards; of processes that it starts itself, none is without one."""
+        started = launched()
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+        devices = started.local if started and started.local else min(self._devices(), shards)
+        alone = not started and devices == 1 and self.strategy == "auto"
+        return Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=self.nodes,
+            strategy="auto" if alone else _ddp(started),
+            plugins=[_environment(started)],
+            logger=logger or False,
+            callbacks=[*callbacks],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            inference_mode=False,  # likelihoods differentiate the network
+        )
+
+    def _devices(self) -> int:
+        if self.devices != "auto":
+            return int(self.devices)
+        if torch.cuda.is_available():
+            return torch.cuda.device_count()
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ddp(started: Launched | None) -> DDPStrategy:
+    method: Any = "popen" if started else "spawn"  # with a launcher's processes, popen starts none
+    return DDPStrategy(start_method=method, process_group_backend="gloo")
+
+
+def _environment(started: Launched | None) -> ClusterEnvironment:
+    if started is None:
+        return LightningEnvironment()
+    return TorchElasticEnvironment() if started.by == "torchrun" else SLURMEnvironment(auto_requeue=False)

@@ -1,0 +1,129 @@
+"""Shards: never computed twice, whole or absent, and started over when asked."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import digits, values
+
+from snrouter import evaluation
+from snrouter.errors import NonFiniteError, OutputError
+from snrouter.evaluation.shards import Task
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """Every task that is computed."""
+    tasks: list[Task] = []
+    original = evaluation.Worker.compute
+
+    def count(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
+        tasks.append(task)
+        return original(self, task, device)
+
+    monkeypatch.setattr(evaluation.Worker, "compute", count)
+    return tasks
+
+
+EVERY_KIND = (
+    "evaluate=[{metric: bpd, estimator: vlb, times: 1, images: 6}, {metric: psnr, images: 6}, "
+    "{metric: nearest_neighbour, samples: 6}, {metric: cost, batch: 2, repetitions: 2, warmup: 1}]"
+)
+
+
+def test_shards_on_disk_are_not_computed_again(tmp_path: Path, computed: list[Task]) -> None:
+    first = evaluation.run(digits(), tmp_path, progress=False)
+    computed.clear()
+    assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(first)
+    assert computed == []
+    lost = min((tmp_path / "shards").rglob("*.safetensors"))
+    lost.unlink()
+    repaired = evaluation.run(digits(), tmp_path, progress=False)
+    assert [task.path for task in computed] == [lost]
+    assert values(repaired) == values(first)
+    evaluation.run(digits("seed=1"), tmp_path, progress=False)
+    assert len(computed) > 1  # another seed shares no shard
+
+
+def test_jobs_of_every_kind_go_on_and_start_over_when_asked(tmp_path: Path, computed: list[Task]) -> None:
+    document = digits(EVERY_KIND)
+    first = evaluation.run(document, tmp_path, trace=True, progress=False)
+    counts = {"measure": 2, "reconstructions": 2, "samples": 2, "trace": 1, "route": 1}
+    assert {kind: [task.job.kind for task in computed].count(kind) for kind in counts} == counts
+    assert computed[-1].job.kind == "route"  # when all else is done
+    done = list(computed)
+    computed.clear()
+    assert values(evaluation.run(document, tmp_path, trace=True, progress=False)) == values(first)  # times, too, are kept
+    assert computed == []
+    evaluation.run(digits("seed=1"), tmp_path, progress=False)
+    others = set((tmp_path / "shards").rglob("*.safetensors")) - {task.path for task in done}
+    more = done[0].path.with_name("00000006-00000008.safetensors")
+    more.write_bytes(b"of a run on more images")
+    before = {path: path.stat().st_mtime_ns for path in others}
+    computed.clear()
+    again = evaluation.run(document, tmp_path, fresh=True, trace=True, progress=False)
+    assert [task.path for task in computed] == [task.path for task in done]
+    assert not more.exists()
+    assert {path: path.stat().st_mtime_ns for path in others} == before
+    assert values(again)[:3] == values(first)[:3]
+    assert values(again)[3] != values(first)[3]  # measured again
+
+
+@pytest.mark.parametrize("written", [0, 2])
+def test_a_full_disk_stops_with_one_line_and_nothing_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    original, room = Path.write_bytes, [written + 1]  # the first finds out whether the folder can be written
+
+    def full(self: Path, content: bytes) -> int:
+        if room[0] == 0:
+            original(self, content[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= 1
+        return original(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"cannot be written \(.*No space left on device\); free space") as failure:
+        evaluation.run(digits(), tmp_path, progress=False)
+    assert "\n" not in str(failure.value)
+    monkeypatch.undo()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(kept) == written
+    rerun = evaluation.run(digits(), tmp_path, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert values(rerun) == values(evaluation.run(digits(), tmp_path / "undisturbed", progress=False))
+
+
+def test_an_unwritable_folder_is_found_before_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        evaluation.run(digits(), tmp_path / "file" / "out", progress=False)
+
+
+def test_nan_names_the_expert_and_gamma_and_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = evaluation.Worker.compute
+
+    def poisoned(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
+        if task.indices.start == 5 and task.job.kind == "samples":
+            self._experts["quality"].network.register_forward_hook(lambda *_: torch.full((5, 1, 8, 8), torch.nan))  # type: ignore[union-attr]
+        return original(self, task, device)
+
+    monkeypatch.setattr(evaluation.Worker, "compute", poisoned)
+    with pytest.raises(NonFiniteError, match=r"expert 'quality' returned NaN or infinity at gamma=5 for 5 of 5 images"):
+        evaluation.run(digits(), tmp_path, progress=False)
+    monkeypatch.undo()
+    kept = list((tmp_path / "shards").rglob("*.safetensors"))
+    assert len(kept) == 3  # both of the likelihood, one of samples
+    assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(
+        evaluation.run(digits(), tmp_path / "b", progress=False)
+    )
+
+
+def test_a_damaged_shard_is_named_removed_and_made_again(tmp_path: Path) -> None:
+    first = evaluation.run(digits(), tmp_path, progress=False)
+    shard = sorted((tmp_path / "shards").rglob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(OutputError, match=r"a damaged shard .* now removed; run the same command again"):
+        evaluation.run(digits(), tmp_path, progress=False)
+    assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(first)
