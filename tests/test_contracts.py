@@ -16,10 +16,16 @@ from snrouter.experts.base import Expert
 from snrouter.experts.gaussian import gaussian
 from snrouter.experts.gaussian_mixture import gaussian_mixture
 from snrouter.experts.networks.unet import UNet
-from snrouter.metrics.base import SampleMetric, Summary
+from snrouter.metrics.base import PairMetric, RouteMetric, SampleMetric, Summary
 from snrouter.metrics.bits_per_dim import BitsPerDim
+from snrouter.metrics.cost import Cost
 from snrouter.metrics.frechet import Frechet
+from snrouter.metrics.inception_score import InceptionScore
+from snrouter.metrics.kernel_distance import KernelDistance
 from snrouter.metrics.likelihood.estimate import standard_error
+from snrouter.metrics.nearest_neighbour import NearestNeighbour
+from snrouter.metrics.pairs import PSNR, SSIM
+from snrouter.metrics.precision_recall import Precision, Recall
 from snrouter.router.base import GammaPolicy
 from snrouter.solvers.base import Solver
 from snrouter.testing import DatasetContract, ExpertContract, MetricContract, PolicyContract, SolverContract
@@ -181,6 +187,60 @@ class TestFrechet(MetricContract):
 
     def make(self):
         return Frechet(EMBEDDED / "digits-classifier.safetensors", samples=32)
+
+
+class TestFrechetOfBlocks(MetricContract):
+    images = 32
+
+    def make(self):
+        return Frechet(EMBEDDED / "digits-classifier.safetensors", samples=32, repeats=2, take="minimum")
+
+
+class TestKernelDistance(MetricContract):
+    def make(self):
+        return KernelDistance(EMBEDDED / "digits-classifier.safetensors", samples=12)
+
+
+class TestInceptionScore(MetricContract):
+    def make(self):
+        return InceptionScore(EMBEDDED / "digits-classifier.safetensors", samples=12, splits=1)
+
+
+class TestPrecision(MetricContract):
+    def make(self):
+        return Precision(EMBEDDED / "digits-classifier.safetensors", samples=12)
+
+
+class TestRecall(MetricContract):
+    def make(self):
+        return Recall(EMBEDDED / "digits-classifier.safetensors", samples=12)
+
+
+class TestSSIM(MetricContract):
+    def make(self):
+        return SSIM(images=12)
+
+
+class TestPSNR(MetricContract):
+    def make(self):
+        return PSNR(pairs="same_noise", against="quality", images=12)
+
+
+class TestCost(MetricContract):
+    images = 4
+
+    def make(self):
+        return Cost(batch=2, repetitions=4)
+
+
+class TestNearestNeighbour(MetricContract):
+    def make(self):
+        return NearestNeighbour(samples=12)
+
+
+class TestNearestNeighbourInFeatures(MetricContract):
+    def make(self):
+        return NearestNeighbour(12, "classifier", EMBEDDED / "digits-classifier.safetensors")
 
 
 # --- a contract that is broken ---------------------------------------------------------------------------------------
@@ -348,3 +408,69 @@ def test_a_broken_metric_is_caught(spoilt, promise):
 
     with pytest.raises(AssertionError):
         getattr(Contract(), promise)()
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupled(PairMetric):
+    """A difference of pairs relative to all of them, or of all pairs there are rather than those asked for."""
+
+    pairs = "reconstruction"
+    against = None
+    relative: bool
+
+    def count(self, context):
+        return 12
+
+    def summarise(self, context, measured):
+        each = (measured["images"] - measured["others"]).double().abs().mean((1, 2, 3))
+        each = each[:12] / each.mean() if self.relative else each
+        return Summary(float(each.mean()), standard_error(each), each - each.mean())
+
+
+@pytest.mark.parametrize(
+    ("relative", "promise"),
+    [(True, "test_each_pair_is_compared_by_itself"), (False, "test_fewer_rows_than_asked_for_will_do")],
+)
+def test_a_metric_that_couples_pairs_is_caught(relative, promise):
+    class Contract(MetricContract):
+        def make(self):
+            return Coupled(relative)
+
+    with pytest.raises(AssertionError):
+        getattr(Contract(), promise)()
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengthy(RouteMetric):
+    """Calls of a draw, spoilt by a function of its rows."""
+
+    rows: Callable
+
+    def count(self, context):
+        return 5
+
+    def measure(self, context, expert):
+        return self.rows({"calls": torch.full((5,), context.draw(expert, range(2)).nfe)})
+
+    def summarise(self, context, measured):
+        return Summary(float(measured["calls"].mean()), 0.0, None, {"first": measured["calls"][0].item()})
+
+
+@pytest.mark.parametrize(
+    ("rows", "promise"),
+    [
+        (lambda rows: rows | {"seconds": rows["calls"]}, "test_measurements_are_one_a_row_and_independent"),
+        (lambda rows: {"calls": rows["calls"] / 0}, "test_the_number_comes_with_its_error"),
+    ],
+)
+def test_a_broken_route_metric_is_caught(rows, promise):
+    def contract(spoil):
+        class Contract(MetricContract):
+            def make(self):
+                return Lengthy(spoil)
+
+        return Contract()
+
+    getattr(contract(lambda rows: rows), promise)()
+    with pytest.raises(AssertionError):
+        getattr(contract(rows), promise)()
