@@ -73,7 +73,7 @@ def lists(spec_file: Path, out: Path, devices: int) -> list[list[Path]]:
     worker = evaluation.Worker([evaluation.own_route(document)])
     tasks = shards(evaluation.plan(worker), document.spec.batch_size, out)
     tasks.sort(key=lambda task: task.job.kind)
-    return [[task.path for task in tasks[rank::devices]] for rank in range(devices)]
+    return [[path for task in tasks[rank::devices] for path in task.paths] for rank in range(devices)]
 
 
 def kill(victim: str, run: subprocess.Popen[str], moment: float, chance: random.Random) -> bool:

@@ -2,7 +2,7 @@
 
     python docs/make_picture.py runs/demo
 
-Left: bits/dim against the position of the switch. Right: the Frechet distance against it. Bars are two standard errors of the
+Left: bits/dim against the position of the switch. Right: the Fréchet distance against it. Bars are two standard errors of the
 paired difference from the expert that is better in that measure: all routes see the same images and noise.
 """
 
@@ -25,7 +25,7 @@ PICTURE = Path(__file__).parent / "images" / "trade-off.svg"
 README = Path(__file__).parents[1] / "README.md"
 MARKED = re.compile(r"(<!-- figures: make demo -->\n).*?(\n<!-- end of figures -->)", re.DOTALL)
 COLOURS = {"likelihood": "#0072b2", "quality": "#d55e00", "merge": "#222222"}
-NAMES = {"bpd": "bits/dim", "fid": "Frechet distance"}
+NAMES = {"bpd": "bits/dim", "fid": "Fréchet distance"}
 
 
 def draw(results: Mapping[str, Any], picture: Path) -> None:
@@ -64,7 +64,7 @@ def figures(results: Mapping[str, Any]) -> str:
     rows = {(row["label"], row["metric"]): row for row in results["results"]}
     labels = [row["label"] for row in results["results"] if row["route"] == "single" and row["metric"] == "bpd"]
     chosen = results["best"]["label"]
-    lines = ["| | bits/dim | Frechet distance |", "| --- | ---: | ---: |"]
+    lines = ["| | bits/dim | Fréchet distance |", "| --- | ---: | ---: |"]
     for label in [*labels, chosen]:
         cells = (_number(rows[label, metric], digits) for metric, digits in (("bpd", 3), ("fid", 1)))
         lines.append(f"| {'merge, switch at ' if label == chosen else ''}{label} | {' | '.join(cells)} |")
@@ -72,7 +72,7 @@ def figures(results: Mapping[str, Any]) -> str:
         cells = (_number(rows[chosen, metric]["paired"][label], digits) for metric, digits in (("bpd", 3), ("fid", 2)))
         lines.append(f"| merge minus {label}, paired | {' | '.join(cells)} |")
     test, samples = (rows[chosen, metric]["n"] for metric in ("bpd", "fid"))
-    return "\n".join([*lines, "", f"Mean ± standard error over {test} test images and {samples:,} samples."])
+    return "\n".join([*lines, "", f"Value ± standard error over {test} test images and {samples:,} samples."])
 
 
 def _number(row: Mapping[str, Any], digits: int) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,6 +20,8 @@ from snrouter.data.overlap import identical
 from snrouter.doctor import Check
 from snrouter.errors import SpecError
 from snrouter.evaluation import Worker, own_route, plan, run, sweep, sweep_routes
+from snrouter.evaluation.logs import numbers
+from snrouter.evaluation.worker import DTYPES
 from snrouter.experts.checkpoints import card_path
 from snrouter.metrics.base import PairMetric
 from snrouter.plugins import entry_points as plugins
@@ -29,6 +32,9 @@ from snrouter.spec import Document
 
 COUNTED = {"samples": "samples", "measure": "images", "reconstructions": "reconstructions", "route": "repetitions"}
 """What the indices of each kind of job are."""
+
+TRIED = 4
+"""Images and samples of a dry run."""
 
 FEWEST = 8
 """Images without which an expert is not probed."""
@@ -69,15 +75,23 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
             smooth_pieces(worker.expert(swept), swept.bounds, "sample")
         yield Check("sweep", True, f"{len(routes)} routes: {', '.join(swept.label for swept in routes)}")
     jobs = plan(Worker(routes))
+    compares = any(isinstance(metric, PairMetric) and metric.against for metric in worker.metrics)
     if jobs:
         counts = ", ".join(dict.fromkeys(f"{job.count} {COUNTED[job.kind]}" for job in jobs))
-        yield Check("metrics", True, f"they ask for {counts}")
+        yield Check("metrics", True, f"they ask for {counts}{'; one compares routes: use snrouter sweep' if compares else ''}")
     if dry_run and spec.evaluate:
-        compares = any(isinstance(metric, PairMetric) and metric.against for metric in worker.metrics)
         with tempfile.TemporaryDirectory() as folder:
-            results = (sweep if compares else run)(document, Path(folder), limit=4, progress=False)
+            results = (sweep if compares else run)(document, Path(folder), limit=TRIED, progress=False)
         rows = results.rows if results else []
-        yield Check("dry run", True, "; ".join(f"{row['metric']} = {row['value']:.3g} on {row['n']}" for row in rows))
+        for label in dict.fromkeys(row["label"] for row in rows):
+            told = _numbers(label, [row for row in rows if row["label"] == label])
+            yield Check("dry run", True, f"{label}, on {TRIED}: {told}")
+
+
+def _numbers(label: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of one route, e.g. `bpd 1.85, psnr/same_noise 31.2`."""
+    values = {name.removeprefix(f"{label}/"): value for name, value in numbers(rows).items()}
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items() if not name.endswith("/standard_error"))
 
 
 def _overlap(data: ImageData, reference: ImageData) -> Check:
@@ -114,7 +128,7 @@ def probe_experts(
     labelled = spec.condition == "labels"
     if labelled and data.labels is None:
         raise SpecError("condition: labels needs data with labels; give such a dataset, or set condition: none")
-    dtype = getattr(torch, spec.precision)
+    dtype = DTYPES[spec.precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cards = {
         name: card_path(arguments["checkpoint"]).name

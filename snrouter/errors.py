@@ -50,7 +50,11 @@ class SolverError(SnrouterError, RuntimeError):
 
 
 class OutputError(SnrouterError, OSError):
-    """Results could not be written."""
+    """Results could not be written, or what was written cannot be read."""
+
+
+class DamagedError(OutputError):
+    """A file of results does not hold what was written."""
 
 
 class PluginError(SnrouterError, ImportError):

@@ -13,29 +13,31 @@ class Launched(NamedTuple):
         by: "torchrun" or "srun".
         rank: of this process among all.
         world: how many there are.
-        local: how many on this node; None where the launcher does not say.
+        local: how many on each node; None where the launcher does not say.
+        nodes: machines.
     """
 
     by: str
     rank: int
     world: int
     local: int | None
+    nodes: int
 
-    @property
-    def nodes(self) -> int:
-        """Machines, if each has as many processes."""
-        return self.world // (self.local or self.world)
+
+_TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
+_SRUN = ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NNODES")
+"""What srun sets; a batch script without it has some of them, but no step."""
 
 
 def launched() -> Launched | None:
     """This process among those of a launcher; None where it is the only one."""
-    found = None
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # first: torchrun may itself be started by srun
-        found = Launched("torchrun", *(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
-    elif "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # as Lightning has it
-        local = os.environ.get("SLURM_NTASKS_PER_NODE")
-        world, rank = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_PROCID", 0))
-        found = Launched("srun", rank, world, None if local is None else int(local))
+    found, env = None, os.environ
+    if all(name in env for name in _TORCHRUN):  # first: torchrun may itself be started by srun
+        found = Launched("torchrun", *(int(env[name]) for name in _TORCHRUN[1:]))
+    elif all(name in env for name in _SRUN) and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # as Lightning has it
+        local = env.get("SLURM_NTASKS_PER_NODE")
+        world = int(env["SLURM_NTASKS"])
+        found = Launched("srun", int(env["SLURM_PROCID"]), world, None if local is None else int(local), int(env["SLURM_NNODES"]))
     return found if found and found.world > 1 else None
 
 

@@ -13,7 +13,7 @@ Name = Literal["csv", "tensorboard"]
 
 
 def make_logger(name: Name | None, folder: Path, run: str) -> Logger | None:
-    """A logger that writes into `folder/run`; None where none is asked for.
+    """A logger that writes into `folder/run/version_<n>`, the next that is free; None where none is asked for.
 
     Args:
         name: which.
@@ -26,8 +26,8 @@ def make_logger(name: Name | None, folder: Path, run: str) -> Logger | None:
     if name is None:
         return None
     if name == "csv":
-        return CSVLogger(folder, run, version="")
+        return CSVLogger(folder, run)
     try:
-        return TensorBoardLogger(folder, run, version="", default_hp_metric=False)
+        return TensorBoardLogger(folder, run, default_hp_metric=False)
     except ModuleNotFoundError:
         raise PluginError("logger: the package tensorboard is not installed; run pip install 'snrouter[tensorboard]'") from None

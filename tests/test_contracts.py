@@ -190,10 +190,10 @@ class TestFrechet(MetricContract):
 
 
 class TestFrechetOfBlocks(MetricContract):
-    images = 32
+    images, order_matters = 64, True
 
     def make(self):
-        return Frechet(EMBEDDED / "digits-classifier.safetensors", samples=32, repeats=2, take="minimum")
+        return Frechet(EMBEDDED / "digits-classifier.safetensors", samples=32, repeats=2)
 
 
 class TestKernelDistance(MetricContract):
@@ -202,8 +202,10 @@ class TestKernelDistance(MetricContract):
 
 
 class TestInceptionScore(MetricContract):
+    images, order_matters = 20, True
+
     def make(self):
-        return InceptionScore(EMBEDDED / "digits-classifier.safetensors", samples=12, splits=1)
+        return InceptionScore(EMBEDDED / "digits-classifier.safetensors", samples=20)
 
 
 class TestPrecision(MetricContract):
@@ -408,6 +410,14 @@ def test_a_broken_metric_is_caught(spoilt, promise):
 
     with pytest.raises(AssertionError):
         getattr(Contract(), promise)()
+
+
+def test_a_metric_of_blocks_says_that_order_matters():
+    contract = TestInceptionScore()
+    contract.test_order_does_not_matter()
+    contract.order_matters = False
+    with pytest.raises(AssertionError, match=r" then \d"):
+        contract.test_order_does_not_matter()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -346,6 +346,17 @@ def test_labels_reach_the_experts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert labels.tolist() == digits().labels[indices][: len(labels)].tolist()
 
 
+def test_bfloat16_is_for_drawing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from snrouter.checks import probe_experts
+
+    def predict(self: NetworkExpert, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Any:
+        raise SnrouterError(f"{z.dtype} {next(self.parameters()).dtype}")
+
+    monkeypatch.setattr(NetworkExpert, "predict", predict)
+    with pytest.raises(SnrouterError, match=r"torch.float32 torch.float32"):
+        probe_experts(load("digits", ["precision=bfloat16"]))
+
+
 def test_a_probe_needs_images(validate: Callable[..., tuple[int, str, str]]) -> None:
     none = ["--set=data=null", "--set=reference=null", "--set=evaluate=[]", "--set=shape=[1, 8, 8]"]
     code, _, err = validate("digits", "--probe", *none)

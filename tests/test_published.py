@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from snrouter import evaluation, spec
-from snrouter.evaluation.jobs import run_fingerprint
 from snrouter.errors import SpecError
+from snrouter.evaluation.jobs import run_fingerprint
 from snrouter.report import csv_text, markdown, published, to_rich, write_report
 from snrouter.report.columns import columns
 from snrouter.spec.models import Published
@@ -116,11 +116,13 @@ FID = {"metric": "fid", "features": "inception", "sampler": "ancestral"}
 
 def measured(**columns) -> dict:
     row = {"metric": "bpd", "estimator": "ode", "dequantization": "uniform", "label": "eta=0.4", "route": "threshold", "eta": 0.4}
+    row |= {"title": "bits/dim", "better": "lower"}
     return row | {"value": 2.6, "standard_error": 0.01, "n": 100, "protocol": PROTOCOL} | columns
 
 
 def sampled(**columns) -> dict:
     row = {"metric": "fid", "features": "inception-2015-12-05", "label": "eta=0.4", "route": "threshold", "eta": 0.4}
+    row |= {"title": "Fréchet distance", "better": "lower"}
     return row | {"value": 3.0, "standard_error": 0.1, "n": 50, "protocol": {"gamma_min": -13.3, "final": "decode"}} | columns
 
 

@@ -34,6 +34,9 @@ COMMANDS = (
 )
 """In the order of the help."""
 
+SHARDED = ("demo", "run", "sweep", "sample")
+"""What goes on where it was interrupted."""
+
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -82,7 +85,8 @@ def main() -> NoReturn:
             message = " ".join(str(error).split())
             _fail(f"{type(error).__name__}: {message} (an error in snrouter or a plugin; --debug shows where)", code, arguments)
     if code == INTERRUPTED:  # Typer, too, turns a keyboard interrupt into this code
-        _fail("interrupted; finished shards are kept, run the same command again to go on", code, arguments)
+        kept = "; finished shards are kept, run the same command again to go on" if {*arguments[:1]} & {*SHARDED} else ""
+        _fail(f"interrupted{kept}", code, arguments)
     sys.exit(code)
 
 

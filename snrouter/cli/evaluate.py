@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -25,7 +25,7 @@ from snrouter.cli.options import (
     load_spec,
 )
 from snrouter.cli.output import console, print_json
-from snrouter.errors import SpecError
+from snrouter.errors import SpecError, suggestion
 
 
 def demo(
@@ -49,9 +49,7 @@ def demo(
         _spec("digits", set_, precision),
         out or Path("runs/demo"),
         as_json,
-        devices=_devices(devices),
-        nodes=nodes,
-        strategy=strategy,
+        _launch(devices, nodes, strategy),
         limit=limit,
         fresh=fresh,
         trace=trace,
@@ -80,9 +78,7 @@ def run(
         _spec(spec, set_, precision),
         folder_of(out, "run", spec),
         as_json,
-        devices=_devices(devices),
-        nodes=nodes,
-        strategy=strategy,
+        _launch(devices, nodes, strategy),
         limit=limit,
         fresh=fresh,
         trace=trace,
@@ -111,9 +107,7 @@ def sweep(
         _spec(spec, set_, precision),
         folder_of(out, "sweep", spec),
         as_json,
-        devices=_devices(devices),
-        nodes=nodes,
-        strategy=strategy,
+        _launch(devices, nodes, strategy),
         limit=limit,
         fresh=fresh,
         trace=trace,
@@ -142,9 +136,7 @@ def sample(
         _spec(spec, set_, precision),
         n,
         folder,
-        devices=_devices(devices),
-        nodes=nodes,
-        strategy=strategy,
+        launch=_launch(devices, nodes, strategy),
         fresh=fresh,
         progress=not as_json,
     )
@@ -157,10 +149,16 @@ def sample(
         print(f"samples: {folder / 'samples.safetensors'}\npicture: {picture}")
 
 
-def _evaluate(work: Callable[..., Any], document: Any, out: Path, as_json: bool, **options: Any) -> None:
+def _launch(devices: str, nodes: int, strategy: str) -> Any:
+    from snrouter.evaluation import Launch
+
+    return Launch(devices, nodes, strategy)
+
+
+def _evaluate(work: Callable[..., Any], document: Any, out: Path, as_json: bool, launch: Any, **options: Any) -> None:
     from snrouter.report import to_rich, write_report
 
-    results = work(document, out, **options, progress=not as_json)
+    results = work(document, out, launch=launch, **options, progress=not as_json)
     if results is None:  # the first of the processes that a launcher started tells what all have found
         return
     page = write_report([out])
@@ -172,10 +170,11 @@ def _evaluate(work: Callable[..., Any], document: Any, out: Path, as_json: bool,
 
 
 def _spec(spec: str, overrides: list[str] | None, precision: str | None) -> Any:
-    return load_spec(spec, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
+    from snrouter.spec import Spec
 
-
-def _devices(text: str) -> int | str:
-    if text != "auto" and not text.isdecimal():
-        raise SpecError(f"--devices: expected a number or auto, got {text!r}")
-    return text if text == "auto" else int(text)
+    known = get_args(Spec.model_fields["precision"].annotation)
+    if precision is None:
+        return load_spec(spec, overrides)
+    if precision not in known:
+        raise SpecError(f"--precision: expected {', '.join(known)}, got {precision!r}{suggestion(precision, known)}")
+    return load_spec(spec, [*(overrides or []), f"precision={precision}"])

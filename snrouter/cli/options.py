@@ -12,7 +12,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE"
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for results; shards already there are used.", show_default=False)]
 Devices = Annotated[str, typer.Option("--devices", help="Accelerators, or on a CPU processes, a node; or `auto`.")]
 Nodes = Annotated[int, typer.Option("--nodes", metavar="M", help="Machines on which torchrun or srun started this command.")]
-Strategy = Annotated[str, typer.Option("--strategy", metavar="NAME", help="`auto`, or Lightning's `ddp` or `ddp_spawn`.")]
+Strategy = Annotated[str, typer.Option("--strategy", metavar="NAME", help="`auto`, or Lightning's `ddp`, which auto takes.")]
 Precision = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""Images that are in two sets at once: what was trained on and is measured on leaks."""
+"""Images that are in two sets at once, for what was trained on and is measured on leaks; and more than once in one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ def identical(images: ImageData, among: ImageData) -> Tensor:
     kept = torch.promote_types(images.pixels.dtype, among.pixels.dtype)
     known = set(_hashes(among, kept))
     return torch.tensor([each in known for each in _hashes(images, kept)])
+
+
+def distinct(images: ImageData) -> Tensor:
+    """Places of the first of each image, ascending [m]: those that are like one before them in every value are left out."""
+    places: dict[bytes, int] = {}
+    for place, each in enumerate(_hashes(images, images.pixels.dtype)):
+        places.setdefault(each, place)
+    return torch.tensor(list(places.values()))
 
 
 def _hashes(data: ImageData, kept: torch.dtype) -> list[bytes]:

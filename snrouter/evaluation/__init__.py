@@ -7,35 +7,37 @@ keyed by (seed, index), so results are the same bit for bit on one process or se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
-from snrouter.errors import SpecError
+from snrouter.errors import DamagedError, SpecError
 from snrouter.evaluation.jobs import make_job, plan
 from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.logs import log_results
 from snrouter.evaluation.processes import compute, compute_alone
 from snrouter.evaluation.results import Results, plain, results_of, write_results
 from snrouter.evaluation.routes import Route, own_route, sweep_routes
-from snrouter.evaluation.shards import Job, collect, forget, save_shard
+from snrouter.evaluation.shards import Job, collect, forget, remove_damaged, save_shard
 from snrouter.evaluation.worker import Worker
 from snrouter.files import check_writable
 from snrouter.launched import is_first
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
 
-__all__ = ["Results", "Worker", "draw", "own_route", "plain", "plan", "run", "sweep", "sweep_routes"]
+T = TypeVar("T")
+
+__all__ = ["Launch", "Results", "Worker", "draw", "own_route", "plain", "plan", "run", "sweep", "sweep_routes"]
 
 
 def run(
     document: Document,
     out: Path,
     *,
-    devices: int | str = 1,
-    nodes: int = 1,
-    strategy: str = "auto",
+    launch: Launch | None = None,
     limit: int | None = None,
     fresh: bool = False,
     trace: bool = False,
@@ -46,9 +48,7 @@ def run(
     Args:
         document: the spec.
         out: folder for results, samples and shards; shards already there are used.
-        devices: number of processes or accelerators a node, or "auto": one a core on a CPU, as many as there are shards.
-        nodes: machines that a launcher started this on.
-        strategy: Lightning's, or "auto".
+        launch: how many processes compute; `Launch()`, one, when left out.
         limit: use at most this many images and samples, and stamp the results partial.
         fresh: remove this run's own shards and start over.
         trace: also keep what the route takes the image to be on the way of a few samples.
@@ -62,17 +62,14 @@ def run(
         OutputError: when the folder cannot be written.
         SnrouterError: when an expert or solver fails; shards already written stay.
     """
-    launch = Launch(devices, nodes, strategy)
-    return _evaluate(document, [own_route(document)], out, launch, limit, fresh, trace, progress)
+    return _evaluate(document, [own_route(document)], out, launch or Launch(), limit, fresh, trace, progress)
 
 
 def sweep(
     document: Document,
     out: Path,
     *,
-    devices: int | str = 1,
-    nodes: int = 1,
-    strategy: str = "auto",
+    launch: Launch | None = None,
     limit: int | None = None,
     fresh: bool = False,
     trace: bool = False,
@@ -82,8 +79,7 @@ def sweep(
 
     All routes see the same images, times and noise, so that their differences are paired. Arguments and errors as `run`.
     """
-    launch = Launch(devices, nodes, strategy)
-    return _evaluate(document, sweep_routes(document), out, launch, limit, fresh, trace, progress)
+    return _evaluate(document, sweep_routes(document), out, launch or Launch(), limit, fresh, trace, progress)
 
 
 def draw(
@@ -91,20 +87,18 @@ def draw(
     n: int,
     out: Path,
     *,
-    devices: int | str = 1,
-    nodes: int = 1,
-    strategy: str = "auto",
+    launch: Launch | None = None,
     fresh: bool = False,
     progress: bool = True,
 ) -> Tensor | None:
     """Draw n images [n, C, H, W] with the spec's route into samples.safetensors; arguments and errors as `run`."""
     if n < 1:
-        raise SpecError(f"n: expected at least 1 sample, got {n}")
+        raise SpecError(f"-n: expected at least 1 sample, got {n}")
     worker = _worker([own_route(document)])
     job = make_job(worker, 0, "samples", None, n)
-    if not _compute(worker, [job], out, Launch(devices, nodes, strategy), fresh, progress):
+    if not _compute(worker, [job], out, launch or Launch(), fresh, progress):
         return None
-    images = collect(job, document.spec.batch_size, out)["images"]
+    images = _mended(lambda: collect(job, document.spec.batch_size, out), worker, [job], out, progress)["images"]
     save_shard(out / "samples.safetensors", {worker.routes[0].label: images})
     return images
 
@@ -122,12 +116,12 @@ def _evaluate(
     if not document.spec.evaluate:
         raise SpecError("nothing to evaluate; add e.g. evaluate: [{metric: bpd, estimator: vlb}]")
     if limit is not None and limit < 1:
-        raise SpecError(f"limit: expected at least 1, got {limit}")
+        raise SpecError(f"--limit: expected at least 1, got {limit}")
     worker = _worker(routes)
     jobs = plan(worker, limit, trace)
     if not _compute(worker, jobs, out, launch, fresh, progress):
         return None
-    results = results_of(worker, jobs, out, partial=limit is not None)
+    results = _mended(lambda: results_of(worker, jobs, out, partial=limit is not None), worker, jobs, out, progress)
     write_results(results)
     log_results(results)
     return results
@@ -154,3 +148,14 @@ def _compute(worker: Worker, jobs: Sequence[Job], out: Path, launch: Launch, fre
     if first:
         compute_alone(worker, [job for job in jobs if job.kind == "route"], out, progress)
     return first
+
+
+def _mended(read: Callable[[], T], worker: Worker, jobs: Sequence[Job], out: Path, progress: bool) -> T:
+    """Read shards that are all made; where some are damaged by then, this process makes these again."""
+    try:
+        return read()
+    except DamagedError:
+        removed = remove_damaged(jobs, worker.spec.batch_size, out)
+        warnings.warn(f"damaged shards, which are made again: {', '.join(map(str, removed))}", stacklevel=2)
+        compute_alone(worker, jobs, out, progress)
+        return read()

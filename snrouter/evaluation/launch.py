@@ -23,7 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from snrouter.errors import SpecError, suggestion
 from snrouter.launched import Launched, launched
 
-STRATEGIES = ("auto", "ddp", "ddp_spawn")
+STRATEGIES = ("auto", "ddp")
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,10 @@ class Launch:
     """How many processes compute, and who starts them.
 
     Args:
-        devices: accelerators, or on a CPU processes, a node; "auto": as many as torchrun or srun started there, or else every
-            accelerator, or on a CPU one a core.
+        devices: accelerators, or on a CPU processes, a node, as a number or its text; "auto": as many as torchrun or srun started
+            there, or else every accelerator, or on a CPU one a core.
         nodes: machines; several need torchrun or srun.
-        strategy: "ddp": Lightning's, with the processes of torchrun or srun, or else its own; "ddp_spawn": with its own;
-            "auto": ddp where there is more than one process.
+        strategy: "auto", or Lightning's "ddp", which is what auto takes for more than one process.
 
     Raises:
         SpecError: when these are no such numbers and names, or a launcher started other processes.
@@ -48,29 +47,37 @@ class Launch:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             close = suggestion(self.strategy, STRATEGIES)
-            raise SpecError(f"strategy: expected {', '.join(STRATEGIES)}, got {self.strategy!r}{close}")
-        if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):
-            raise SpecError(f"devices: expected at least 1 or auto, got {self.devices}")
+            raise SpecError(f"--strategy: expected {' or '.join(STRATEGIES)}, got {self.strategy!r}{close}")
+        if self.devices != "auto" and not (str(self.devices).isdecimal() and int(self.devices) > 0):
+            raise SpecError(f"--devices: expected a number of at least 1, or auto; got {self.devices}")
         if self.nodes < 1:
-            raise SpecError(f"nodes: expected at least 1, got {self.nodes}")
+            raise SpecError(f"--nodes: expected at least 1, got {self.nodes}")
         started = launched()
         if started:
             self._agree(started)
         elif self.nodes > 1:
-            raise SpecError(f"nodes: {self.nodes} need a launcher; start the same command on each with torchrun or srun")
+            raise SpecError(f"--nodes {self.nodes} need a launcher; start the same command on each with torchrun or srun")
         elif torch.cuda.is_available() and self._devices() > torch.cuda.device_count():
-            raise SpecError(f"devices: {self.devices} asked for, but CUDA has {torch.cuda.device_count()}; ask for fewer, or auto")
+            raise SpecError(f"--devices {self.devices}, but CUDA has {torch.cuda.device_count()}; ask for fewer, or auto")
 
     def _agree(self, started: Launched) -> None:
-        if self.strategy == "ddp_spawn":
-            raise SpecError(f"strategy: ddp_spawn starts its own processes, but {started.by} has started {started.world}; use ddp")
         if started.local is None:
             raise SpecError(f"{started.by} does not say how many processes a node has; start it with --ntasks-per-node")
-        devices = started.local if self.devices == "auto" else self.devices
+        if started.local * started.nodes != started.world:
+            raise SpecError(
+                f"{started.by} started {started.world} processes, but says {started.local} on each of {started.nodes} nodes; "
+                f"start as many on every node, and give that number, with srun as --ntasks-per-node"
+            )
+        devices = started.local if self.devices == "auto" else int(self.devices)
         if (devices, self.nodes) != (started.local, started.nodes):
             raise SpecError(
                 f"{started.by} started {started.world} processes, {started.local} a node; "
                 f"expected --devices {started.local} --nodes {started.nodes}, got --devices {devices} --nodes {self.nodes}"
+            )
+        if torch.cuda.is_available() and torch.cuda.device_count() < started.local:
+            raise SpecError(
+                f"{started.by} started {started.local} processes a node, but each sees {torch.cuda.device_count()} accelerators; "
+                f"let each see all of its node, with srun by --gres=gpu:{started.local} instead of --gpus-per-task"
             )
 
     def trainer(self, shards: int, logger: Logger | None, callbacks: Sequence[Callback]) -> Trainer:
@@ -78,12 +85,11 @@ class Launch:
         started = launched()
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         devices = started.local if started and started.local else min(self._devices(), shards)
-        alone = not started and devices == 1 and self.strategy == "auto"
         return Trainer(
             accelerator=accelerator,
             devices=devices,
             num_nodes=self.nodes,
-            strategy="auto" if alone else _ddp(started),
+            strategy=_ddp(started) if started or devices > 1 else "auto",
             plugins=[_environment(started)],
             logger=logger or False,
             callbacks=[*callbacks],

@@ -6,7 +6,7 @@ thread, so that results do not depend on how many share the machine.
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,21 +15,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import distributed
+from torch import Tensor, distributed
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
 
 import snrouter.errors
-from snrouter.errors import OutputError, SnrouterError
+from snrouter.errors import DamagedError, SnrouterError
 from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.progress import Told
-from snrouter.evaluation.shards import Job, Task, missing, save_shard, shards
+from snrouter.evaluation.shards import Job, Task, load_shard, missing, save_shard, shards, whole
 from snrouter.evaluation.worker import Worker
-from snrouter.files import remove_leftovers, write
+from snrouter.files import remove_leftovers
 from snrouter.launched import is_first, launched
 from snrouter.loggers import make_logger
 from snrouter.quiet import quiet_lightning, silence_lightning
@@ -44,17 +44,17 @@ LATE = 60.0
 class _Shards(LightningModule):
     """Lightning's view of the work: a prediction a shard, written by the process that made it."""
 
-    def __init__(self, worker: Worker, tasks: Sequence[Task], error_file: Path) -> None:
+    def __init__(self, worker: Worker, tasks: Sequence[Task]) -> None:
         super().__init__()
         self.worker = worker
         self.tasks = tasks
-        self.error_file = error_file
+        self.errors = multiprocessing.get_context("spawn").SimpleQueue()
         self.made_by = os.getpid()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if state["made_by"] != os.getpid():  # a spawned process begins here
             silence_lightning()
-            threading.Thread(target=_end_with, args=(state["made_by"],), daemon=True).start()
+            _end_with(state["made_by"])
         super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def setup(self, stage: str) -> None:
@@ -79,11 +79,10 @@ class _Shards(LightningModule):
         task = self.tasks[number]
         try:
             with _one_thread(self.device):
-                save_shard(task.path, self.worker.compute(task, self.device))
+                _make(self.worker, task, self.device)
         except Exception as error:
-            # across processes only a file carries an error's type
-            with suppress(OutputError):
-                write(self.error_file, json.dumps([type(error).__name__, str(error)]).encode())
+            if os.getpid() != self.made_by:  # what is raised reaches the other as text
+                self.errors.put((type(error).__name__, str(error)[:1000]))
             raise
 
     def on_predict_end(self) -> None:
@@ -93,9 +92,13 @@ class _Shards(LightningModule):
 
 def _end_with(parent: int) -> None:
     """End this process when its parent is gone; shards are whole or absent, so that any moment will do."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -117,26 +120,31 @@ def compute(worker: Worker, jobs: Sequence[Job], out: Path, launch: Launch, prog
         SnrouterError: when an expert or solver fails, or a process ended before its work was done.
     """
     first, size = is_first(), worker.spec.batch_size
-    error_file = out / "shards" / "error.json"
     if first:
-        error_file.unlink(missing_ok=True)
-        for folder in (out, error_file.parent, *error_file.parent.glob("*")):
+        for folder in (out, out / "shards", *(out / "shards").glob("*")):
             remove_leftovers(folder)
-    tasks = missing(jobs, size, out)
+    everything, tasks = shards(jobs, size, out), missing(jobs, size, out)
     tasks.sort(key=lambda task: task.job.kind)  # so that each process has its part of either kind
-    if not tasks and not launched():
+    started = launched()
+    if not tasks and not started:
         return True
-    told = Told(tasks, [route.label for route in worker.routes], progress)
+    if started and started.by == "torchrun":
+        _end_with(os.getppid())
+    there = sum(len(task.indices) for task in everything) - sum(len(task.indices) for task in tasks)
+    told = Told(tasks, [route.label for route in worker.routes], progress, there)
     logger = make_logger(worker.spec.logger, out / "logs", "progress")
     with quiet_lightning():
-        trainer = launch.trainer(len(tasks), logger, [told])
+        trainer, module = launch.trainer(len(tasks), logger, [told]), _Shards(worker, tasks)
+        others, at_interrupt = multiprocessing.active_children(), signal.getsignal(signal.SIGINT)
         try:
-            trainer.predict(_Shards(worker, tasks, error_file), return_predictions=False)
-        except SystemExit:  # Lightning's way of ending on an interrupt
+            trainer.predict(module, return_predictions=False)
+        except SystemExit:  # Lightning's way of ending on an interrupt, which it goes on to ignore
+            for process in set(multiprocessing.active_children()) - set(others):
+                process.kill()
+            signal.signal(signal.SIGINT, at_interrupt)
             raise KeyboardInterrupt from None
         except Exception as error:
-            if trainer.world_size > 1:
-                _explain(error, error_file, shards(jobs, size, out), trainer)
+            _explain(error, module, trainer, everything)
             raise
     if first:
         _await(tasks)
@@ -152,32 +160,50 @@ def compute_alone(worker: Worker, jobs: Sequence[Job], out: Path, progress: bool
     with _one_thread(device), Told(tasks, [route.label for route in worker.routes], progress) as told:
         for number, task in enumerate(tasks):
             told.begin(number)
-            save_shard(task.path, worker.compute(task, device))
+            _make(worker, task, device)
             told.count()
+
+
+def _make(worker: Worker, task: Task, device: torch.device) -> None:
+    """Make what is not on disk: the shard, and then those that are made of it as it was written."""
+    rows = _rows(worker, task, device)
+    for later in task.then:
+        if not later.done:
+            save_shard(later.path, worker.extract(later, rows))
+
+
+def _rows(worker: Worker, task: Task, device: torch.device) -> dict[str, Tensor]:
+    """What a shard on disk holds; one that is not there or is damaged is made."""
+    if whole(task.path):
+        with suppress(DamagedError):
+            return load_shard(task.path)
+    save_shard(task.path, worker.compute(task, device))
+    return load_shard(task.path)
 
 
 def _await(tasks: Sequence[Task]) -> None:
     """Wait until shards that other machines wrote are seen."""
     deadline = time.monotonic() + LATE
-    while not all(task.path.exists() for task in tasks) and time.monotonic() < deadline:
+    while not all(task.done for task in tasks) and time.monotonic() < deadline:
         time.sleep(0.2)
 
 
-def _explain(error: Exception, error_file: Path, tasks: Sequence[Task], trainer: Trainer) -> NoReturn:
-    """Raise what ended the processes: an error that one of them left in a file, or its death."""
-    if error_file.exists():
-        name, message = json.loads(error_file.read_text())
+def _explain(error: Exception, module: _Shards, trainer: Trainer, tasks: Sequence[Task]) -> None:
+    """Raise what ended another process: an error that it has told, or its death; return where it was this one that failed."""
+    if not module.errors.empty():
+        name, message = module.errors.get()
         ours = getattr(snrouter.errors, name, None)
-        raise ours(message) if ours else SnrouterError(f"{name}: {' '.join(message.split())} (in a process that computes shards)")
-    if isinstance(error, SnrouterError):
-        raise error
-    done = sum(task.path.exists() for task in tasks)
-    kept = f"{done} of {len(tasks)} shards are on disk, run the same command again to go on"
-    raise SnrouterError(f"{_death(error, trainer)}; {kept}") from error
+        said = f"{name}: {' '.join(message.split())} (in a process that computes shards)"
+        raise (ours(message) if ours else SnrouterError(said)) from error
+    death = _death(error, trainer)
+    if death:
+        paths = [path for task in tasks for path in task.paths]
+        kept = f"{sum(path.exists() for path in paths)} of {len(paths)} shards are on disk, run the same command again to go on"
+        raise SnrouterError(f"{death}; {kept}") from error
 
 
-def _death(error: Exception, trainer: Trainer) -> str:
-    """Which process died, where that is known, and of what."""
+def _death(error: Exception, trainer: Trainer) -> str | None:
+    """Which other process died, where that is known, and of what; None where none did."""
     if isinstance(error, ProcessExitedException):
         return f"process {error.error_index} of {trainer.world_size} was ended by {error.signal_name or f'code {error.exit_code}'}"
     for rank, process in enumerate(getattr(trainer.strategy.launcher, "procs", ())):
@@ -187,4 +213,5 @@ def _death(error: Exception, trainer: Trainer) -> str:
     last = " ".join(str(error).strip().splitlines()[-1:])
     if isinstance(error, ProcessRaisedException):
         return f"process {error.error_index} of {trainer.world_size} failed ({last})"
-    return "another process ended before its work was done"
+    vanished = isinstance(error, distributed.DistError) or "gloo" in str(error)
+    return "another process ended before its work was done" if vanished else None

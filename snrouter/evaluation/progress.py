@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -12,33 +13,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from snrouter.evaluation.shards import Task
 
+OFTEN = 1.0
+"""Seconds between two counts: each lists the folders of all shards."""
+
 
 class Told(Callback):
     """Tells how many images are done, counted by the shards on disk, whoever wrote them.
 
     Args:
-        tasks: all of them.
+        tasks: all that is to be done.
         labels: of the routes.
         bar: also on standard error, where that is a terminal.
+        before: images that were done before.
     """
 
-    def __init__(self, tasks: Sequence[Task], labels: Sequence[str], bar: bool) -> None:
+    def __init__(self, tasks: Sequence[Task], labels: Sequence[str], bar: bool, before: int = 0) -> None:
         self.tasks = tasks
         self.labels = labels
         self.bar = bar
-        self._images = 0
-        self._waiting = set(range(len(tasks)))
+        self.before = before
         self._progress: Progress | None = None
 
     def __enter__(self) -> Told:
-        self._started = time.monotonic()
+        self._started = self._counted = time.monotonic()
+        self._folders = {path.parent for task in self.tasks for path in task.paths}
+        self._shards = [(len(task.indices), [*map(str, task.paths)]) for task in self.tasks]
         console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
         shown = self.bar and console.is_terminal
         words = TextColumn("{task.description:28}")
         self._progress = Progress(words, *columns, console=console, transient=True, disable=not shown)
         self._progress.start()
-        self._task = self._progress.add_task("starting", total=sum(len(task.indices) for task in self.tasks), rate="images")
+        total = self.before + sum(len(task.indices) for task in self.tasks)
+        self._task = self._progress.add_task("starting", total=total, completed=self.before, rate="images")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,17 +57,18 @@ class Told(Callback):
         """Work on the task of that number begins."""
         if self._progress is not None:
             task = self.tasks[number]
-            self._progress.update(self._task, description=f"{self.labels[task.job.route]}: {task.job.what}")
+            what = ", ".join(part.job.what for part in (task, *task.then) if not part.path.exists())
+            self._progress.update(self._task, description=f"{self.labels[task.job.route]}: {what}")
 
     def count(self) -> dict[str, float]:
         """Images on disk, and images a second since the start."""
-        there = {number for number in self._waiting if self.tasks[number].path.exists()}
-        self._waiting -= there
-        self._images += sum(len(self.tasks[number].indices) for number in there)
-        rate = self._images / (time.monotonic() - self._started)
+        self._counted = time.monotonic()
+        there = {file.path for folder in self._folders if folder.exists() for file in os.scandir(folder)}
+        images = sum(count for count, paths in self._shards if there.issuperset(paths))
+        rate = images / (self._counted - self._started)
         if self._progress is not None:
-            self._progress.update(self._task, completed=self._images, rate=f"images, {rate:.3g}/s")
-        return {"images": self._images, "images_per_second": rate}
+            self._progress.update(self._task, completed=self.before + images, rate=f"images, {rate:.3g}/s")
+        return {"images": self.before + images, "images_per_second": rate}
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin, in the first process."""
@@ -73,16 +81,21 @@ class Told(Callback):
             self.begin(batch)
 
     def on_predict_batch_end(self, trainer: Trainer, module: LightningModule, outputs: object, *_: object) -> None:
-        """Count what is there."""
-        if self._progress is not None:
-            counted = self.count()
-            if trainer.logger is not None:
-                trainer.logger.log_metrics(counted, step=int(counted["images"]))
+        """Count what is there, now and then."""
+        if self._progress is not None and time.monotonic() > self._counted + OFTEN:
+            self._tell(trainer)
 
     def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take the bar away."""
+        """Count for the last time, and take the bar away."""
+        if self._progress is not None:
+            self._tell(trainer)
         self.__exit__()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Take the bar away."""
         self.__exit__()
+
+    def _tell(self, trainer: Trainer) -> None:
+        counted = self.count()
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(counted, step=int(counted["images"]))

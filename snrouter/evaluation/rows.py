@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from snrouter.evaluation.jobs import Source, source
-from snrouter.evaluation.shards import Job, collect, environment_identity
+from snrouter.evaluation.jobs import Source, protocol, source
+from snrouter.evaluation.shards import Job, collect
 from snrouter.evaluation.worker import Worker
 from snrouter.metrics.base import Metric, PairMetric
 
@@ -41,6 +41,11 @@ class Made:
     def rows(self, route: int, made: Source, first: int | None = None) -> dict[str, Tensor]:
         """Per-index tensors [n, ...] of one job, joined from its shards; of all indices, or at least the first ones."""
         return collect(self.jobs[route, made], self.worker.spec.batch_size, self.out, first)
+
+    def features(self, route: int, made: Source) -> dict[str, Tensor]:
+        """What networks found in the images of one job, float64 [n, ...], by the names under which `found` looks for it."""
+        parts = (collect(job, self.worker.spec.batch_size, self.out) for job in self.jobs[route, made].then)
+        return {name: values.double() for part in parts for name, values in part.items() if name != "indices"}
 
     def of_each_route(self, made: Source, first: int) -> dict[str, dict[str, Tensor]]:
         """The first rows of that kind of job, by the labels of the routes that have one."""
@@ -77,7 +82,7 @@ class _Seen:
         return self._rows(made)
 
     def _rows(self, made: Source) -> dict[str, Tensor]:
-        return self._once(made, lambda: self.made.rows(self.route, made))
+        return self._once(made, lambda: self.made.rows(self.route, made) | self.made.features(self.route, made))
 
     def _others(self, metric: PairMetric, made: Source) -> Tensor:
         worker = self.made.worker
@@ -99,42 +104,20 @@ def _row(made: Made, number: int, position: int, measured: dict[str, Tensor]) ->
     nfe = {name.removeprefix("nfe/"): float(v.mean()) for name, v in measured.items() if name.startswith("nfe/")}
     seconds = float(measured["seconds"].sum())
     summary = metric.summarise(worker.context(route), measured)
-    protocol = _protocol(worker, job) | dict(summary.protocol)
+    told = protocol(worker, number, job.kind) | dict(summary.protocol)
     columns = {
         "metric": worker.spec.evaluate[position].name,
         **({"title": metric.title} if metric.title else {}),
-        **({"better": metric.better} if metric.better else {}),
+        **({"better": metric.direction} if metric.direction else {}),
         **summary.columns,
         "label": route.label,
         **route.columns,
         "value": summary.value,
         "standard_error": summary.standard_error,
-        "n": len(summary.influence) if summary.influence is not None else job.count,
+        "n": summary.n or (len(summary.influence) if summary.influence is not None else job.count),
         **({"nfe": sum(nfe.values()), "nfe_per_expert": nfe} if nfe else {}),
         "seconds": seconds,
         **({"terms": summary.terms} if summary.terms else {}),
-        "protocol": {key: value for key, value in protocol.items() if value is not None},
+        "protocol": {key: value for key, value in told.items() if value is not None},
     }
     return Row(columns, position, summary.influence, summary.pictures)
-
-
-def _protocol(worker: Worker, job: Job) -> dict[str, Any]:
-    """How what a metric sees was made."""
-    route, spec = worker.routes[job.route], worker.spec
-    told: dict[str, Any] = {"condition": spec.condition, "gamma_min": route.bounds.gamma_min, "gamma_max": route.bounds.gamma_max}
-    if job.kind != "measure":
-        solver = route.document.solver()
-        control = "fixed" if solver.grid(route.bounds) is not None else "one error norm a batch"
-        levels = worker.levels if spec.final in ("decode", "sample") else None
-        told |= {"solver": repr(solver), "step_control": control, "final": spec.final, "levels": levels}
-    if worker.data is not None and (job.kind in ("measure", "reconstructions") or spec.condition == "labels"):
-        told |= {
-            "data": worker.data.name,
-            "data_protocol": dict(worker.data.protocol) or None,
-            "data_statistics": dict(worker.data.statistics),
-            "data_sha256": worker.data.content_hash(),
-        }
-    if job.kind == "route":
-        told["residency"] = spec.residency  # of no account but in time and memory
-    told["packages"] = route.document.packages() or None
-    return told | environment_identity(spec.seed, spec.batch_size, worker.precision(job.kind))

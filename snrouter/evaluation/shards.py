@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
 from torch import Tensor
 
-from snrouter.errors import OutputError, SnrouterError
+from snrouter.errors import DamagedError, OutputError, SnrouterError
 from snrouter.files import remove, write
 
-Kind = Literal["samples", "measure", "reconstructions", "trace", "route"]
-"""What a job makes: samples; a metric of each image of the data; the data encoded by the flow and decoded again; the way of a few
-samples; a metric of the route itself, by one process while no other computes."""
+Kind = Literal["samples", "features", "measure", "reconstructions", "trace", "route"]
+"""What a job makes: samples; what a network finds in them; a metric of each image of the data; the data encoded by the flow and
+decoded again; the way of a few samples; a metric of the route itself, by one process while no other computes."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Job:
     Attributes:
         kind: what it makes.
         route: number of the route.
-        metric: position in `evaluate` of the one metric that measures; None where several may use what is made.
+        metric: position in `evaluate` of the one metric that measures, or of one that asks for these features; None where several
+            may use what is made.
         count: number of indices, 0 ... count - 1.
         key: fingerprint of everything that its result depends on.
         what: a word for it, e.g. "samples" or "bpd".
+        then: jobs on what this one made, shard by shard.
     """
 
     kind: Kind
@@ -42,6 +45,7 @@ class Job:
     count: int
     key: str
     what: str
+    then: tuple[Job, ...] = ()
 
     def shards(self, size: int) -> list[range]:
         """Blocks of consecutive indices; all at once where they are made together."""
@@ -51,11 +55,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Task:
-    """One shard of one job."""
+    """One shard of one job, and those that are made of it, by one process."""
 
     job: Job
     indices: range
     path: Path
+    then: tuple[Task, ...] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of every shard, in the order in which they are made."""
+        return [self.path, *(path for later in self.then for path in later.paths)]
+
+    @property
+    def done(self) -> bool:
+        """Whether every shard is on disk."""
+        return all(whole(path) for path in self.paths)
 
 
 def fingerprint(content: Any) -> str:
@@ -69,7 +84,7 @@ def environment_identity(seed: int, batch_size: int, precision: str) -> dict[str
         "seed": seed,
         "batch_size": batch_size,
         "precision": precision,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}",
+        "device": _devices() or f"cpu {platform.machine()}",
         "snrouter": version("snrouter"),
         "torch": torch.__version__,
     }
@@ -82,12 +97,12 @@ def shard_path(out: Path, job: Job, shard: range) -> Path:
 
 def shards(jobs: Sequence[Job], size: int, out: Path) -> list[Task]:
     """Every shard of these jobs."""
-    return [Task(job, shard, shard_path(out, job, shard)) for job in jobs for shard in job.shards(size)]
+    return [_task(job, shard, out) for job in jobs for shard in job.shards(size)]
 
 
 def missing(jobs: Sequence[Job], size: int, out: Path) -> list[Task]:
-    """Those that are not on disk."""
-    return [task for task in shards(jobs, size, out) if not task.path.exists()]
+    """Those that are not on disk, or lack one that is made of them."""
+    return [task for task in shards(jobs, size, out) if not task.done]
 
 
 def forget(jobs: Sequence[Job], out: Path) -> None:
@@ -99,21 +114,36 @@ def forget(jobs: Sequence[Job], out: Path) -> None:
     for job in jobs:
         for path in _folder(out, job).glob("*.safetensors"):
             remove(path)
+        forget(job.then, out)
 
 
 def save_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a shard atomically.
+    """Write a shard atomically, with the hash of its tensors.
 
     Raises:
         OutputError: when it cannot be written.
     """
-    write(path, save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
+    there = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    write(path, save(there, metadata={"sha256": _sha256(there)}))
+
+
+def whole(path: Path) -> bool:
+    """Whether a shard is there and as long as it says; its tensors are not read."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "sha256" in (file.metadata() or {})
+    except SafetensorError:
+        return False
+    except OSError:
+        return True  # who reads it tells why it cannot be
 
 
 def collect(job: Job, size: int, out: Path, first: int | None = None) -> dict[str, Tensor]:
     """Shards of a job in index order, every index exactly once: all, or those that hold the first so many indices."""
     wanted = [shard for shard in job.shards(size) if first is None or shard.start < first]
-    parts = [_load_shard(shard_path(out, job, shard)) for shard in wanted]
+    parts = [load_shard(shard_path(out, job, shard)) for shard in wanted]
     names = {name: next(part[name] for part in parts if name in part) for part in parts for name in part}
     joined = {
         name: torch.cat([part.get(name, torch.zeros(len(part["indices"]), *like.shape[1:], dtype=like.dtype)) for part in parts])
@@ -124,15 +154,61 @@ def collect(job: Job, size: int, out: Path, first: int | None = None) -> dict[st
     return joined
 
 
+def load_shard(path: Path) -> dict[str, Tensor]:
+    """Read a shard.
+
+    Raises:
+        DamagedError: when it does not hold what was written.
+        OutputError: when it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"{path}: a shard that cannot be read ({error}); run the same command again") from None
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        intact = header["__metadata__"]["sha256"] == _sha256(tensors)
+    except (SafetensorError, KeyError, ValueError):
+        intact = False
+    if not intact:
+        raise DamagedError(f"{path}: a damaged shard; remove it and run the same command again")
+    return tensors
+
+
+def remove_damaged(jobs: Sequence[Job], size: int, out: Path) -> list[Path]:
+    """Read every shard of these jobs, and remove those that are damaged.
+
+    Raises:
+        OutputError: when one cannot be read or removed.
+    """
+    removed = []
+    for path in [path for task in shards(jobs, size, out) for path in task.paths]:
+        try:
+            load_shard(path)
+        except DamagedError:
+            remove(path)
+            removed.append(path)
+    return removed
+
+
+def _task(job: Job, indices: range, out: Path) -> Task:
+    then = tuple(_task(later, indices, out) for later in job.then if indices.start < later.count)
+    return Task(job, indices, shard_path(out, job, indices), then)
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _devices() -> str:
+    """Names of the kinds of GPU that are here; "" where there is none."""
+    return ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}))
+
+
 def _folder(out: Path, job: Job) -> Path:
     return out / "shards" / job.key
-
-
-def _load_shard(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-        tensors["indices"]  # what every shard has
-    except Exception as error:
-        path.unlink(missing_ok=True)
-        raise OutputError(f"{path}: a damaged shard ({error}), now removed; run the same command again") from None
-    return tensors

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import MutableMapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -17,14 +17,17 @@ from snrouter.evaluation.routes import Route
 from snrouter.evaluation.shards import Kind, Task
 from snrouter.evaluation.trace import Trace, Traced
 from snrouter.experts.base import Expert
-from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric
+from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric, SampleMetric
+from snrouter.metrics.features.base import compact, found
+from snrouter.plugins import entry_points as plugins
 from snrouter.router.offload import Offloaded, Stage
 from snrouter.router.routed_expert import RoutedExpert
 from snrouter.solvers.base import Progress, Solution
 from snrouter.solvers.reconstruct import reconstruct
 from snrouter.solvers.sample import sample
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+"""Of weights and states by the spec's precision; bfloat16 is for what networks compute while they draw."""
 
 
 class Worker:
@@ -35,23 +38,45 @@ class Worker:
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        document = routes[0].document
         self.routes = routes
-        self.spec = document.spec
-        self.metrics: list[Metric] = document.metrics()
-        self.data: ImageData | None = document.dataset("data")
-        self.reference: ImageData | None = document.dataset("reference")
+        self.spec = routes[0].document.spec
         self._experts: dict[str, Expert] = {}
         self._stage = Stage()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Experts do not travel to other processes, which load their own."""
-        return self.__dict__ | {"_experts": {}, "_stage": Stage()}
+    def __reduce__(self) -> tuple[type[Worker], tuple[Sequence[Route]]]:
+        """Routes alone travel to other processes, which load their own images and experts."""
+        return Worker, (self.routes,)
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """Of `evaluate`, in order."""
+        return self.routes[0].document.metrics()
+
+    @cached_property
+    def data(self) -> ImageData | None:
+        """What is measured, where the spec gives it."""
+        return self.routes[0].document.dataset("data")  # type: ignore[no-any-return]
+
+    @cached_property
+    def reference(self) -> ImageData | None:
+        """What samples are compared with, where the spec gives it."""
+        return self.routes[0].document.dataset("reference")  # type: ignore[no-any-return]
+
+    @cached_property
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """Of the experts of all routes, files by their hashes."""
+        document = self.routes[0].document
+        return {name: document.identity(plugins.experts, self.spec.experts[name], ("experts", name)) for name in self._names()}
+
+    @cached_property
+    def weights(self) -> dict[str, str | None]:
+        """Hashes of what the experts of all routes are read from."""
+        return {name: self.routes[0].document.weights_sha256(name) for name in self._names()}
 
     @property
     def dtype(self) -> torch.dtype:
         """Of networks and states."""
-        return _DTYPES[self.spec.precision]
+        return DTYPES[self.spec.precision]
 
     def precision(self, kind: Kind) -> str:
         """The spec's, but bfloat16 is for drawing alone: likelihoods keep float32."""
@@ -91,7 +116,8 @@ class Worker:
     def context(self, route: Route, device: torch.device | str = "cpu") -> Context:
         """What a metric sees of a route."""
         draw = partial(self._draw, route, device)
-        return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed, draw)
+        shape = self.shape if self.spec.shape or self.data or self.reference else None
+        return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed, draw, shape)
 
     @torch.no_grad()
     def compute(self, task: Task, device: torch.device) -> dict[str, Tensor]:
@@ -113,6 +139,19 @@ class Worker:
         rows["indices"] = torch.tensor(list(indices))
         rows["seconds"] = torch.full((len(indices),), (time.perf_counter() - started) / len(indices))
         return rows
+
+    def extract(self, task: Task, measured: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a network finds in the samples of a shard, by the name that `found` gives it; kept in `measured` for the next."""
+        metric = self.metrics[task.job.metric or 0]
+        assert isinstance(metric, SampleMetric)
+        extracts = metric.extracts()
+        assert extracts is not None
+        extractor, what = extracts
+        return {f"{extractor.key}/{what}": compact(found(measured, extractor, what)), "indices": torch.tensor(list(task.indices))}
+
+    def _names(self) -> list[str]:
+        """Of the experts on some route."""
+        return list(dict.fromkeys(name for route in self.routes for name in route.document.policy().experts))
 
     def _draw(
         self,

@@ -48,7 +48,7 @@ def check_sha256(checkpoint: Path, expected: str | None = None, published: Colle
     Args:
         checkpoint: the file.
         expected: its digest, where one is known.
-        published: beginnings of digests; a file whose name ends in one of these, as published names do, must have it.
+        published: beginnings of digests; a .pth or .pt file whose name ends in one of these, as published names do, must have it.
 
     Raises:
         CheckpointError: when the file is missing or another.
@@ -56,7 +56,8 @@ def check_sha256(checkpoint: Path, expected: str | None = None, published: Colle
     _check_is_file(checkpoint)
     if expected is not None and not re.fullmatch("[0-9a-fA-F]{64}", expected):
         raise CheckpointError(f"sha256: expected 64 hexadecimal digits, as sha256sum prints them, got {shown(expected)!r}")
-    wanted = expected or next((start for start in published if checkpoint.stem.endswith(f"-{start}")), "")
+    names = published if checkpoint.suffix in (".pth", ".pt") else ()  # the same tensors in another form have another hash
+    wanted = expected or next((start for start in names if checkpoint.stem.endswith(f"-{start}")), "")
     if not (digest := sha256(checkpoint)).startswith(wanted.lower()):
         raise CheckpointError(
             f"checkpoint {checkpoint}: its SHA-256 is {digest}, expected {wanted.lower() if expected else f'{wanted}...'}; "

@@ -19,6 +19,7 @@ from snrouter.data.base import ImageData
 from snrouter.errors import SpecError
 from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval
+from snrouter.metrics.features.base import Extractor, What
 from snrouter.solvers.base import Solution, Solver
 
 
@@ -32,6 +33,7 @@ class Context(NamedTuple):
         reference: the training images.
         seed: of every draw.
         draw: draws the samples of these indices with an expert, exactly as the run does; None outside of one.
+        shape: of a sample [C, H, W]; None where nothing tells it.
     """
 
     bounds: GammaInterval
@@ -40,6 +42,7 @@ class Context(NamedTuple):
     reference: ImageData | None
     seed: int
     draw: Callable[[Expert, Sequence[int]], Solution] | None = None
+    shape: tuple[int, ...] | None = None
 
     def need(self, what: str) -> ImageData:
         """The data or the reference.
@@ -66,6 +69,7 @@ class Summary:
         protocol: how the number was made.
         terms: additive parts, each with value and standard_error.
         pictures: what a report may show of it, by title: rows of images [rows, columns, C, H, W] in [-1, 1].
+        n: of how many it is, where there are no influences to count.
     """
 
     value: float
@@ -75,6 +79,7 @@ class Summary:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    n: int | None = None
 
 
 class Metric(ABC):
@@ -87,6 +92,11 @@ class Metric(ABC):
 
     title: ClassVar[str] = ""
     better: ClassVar[Literal["lower", "higher"] | None] = None
+
+    @property
+    def direction(self) -> Literal["lower", "higher"] | None:
+        """Which way is better of this very metric, with its arguments."""
+        return self.better
 
     @abstractmethod
     def count(self, context: Context) -> int:
@@ -124,6 +134,10 @@ class DataMetric(Metric):
 class SampleMetric(Metric):
     """Summarised over samples [n, C, H, W] in [-1, 1]."""
 
+    def extracts(self) -> tuple[Extractor, What] | None:
+        """What `summarise` asks `found` for, if anything; a run finds it with the samples, shard by shard, and keeps it on disk."""
+        return None
+
 
 class PairMetric(Metric):
     """Compares images two by two, each pair by itself.
@@ -136,6 +150,11 @@ class PairMetric(Metric):
 
     pairs: Literal["reconstruction", "same_noise"]
     against: str | None
+
+    @property
+    def direction(self) -> Literal["lower", "higher"] | None:
+        """None of samples from the same noise: how far a switch moves them is neither good nor bad."""
+        return None if self.pairs == "same_noise" else self.better
 
 
 class RouteMetric(Metric):

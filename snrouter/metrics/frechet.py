@@ -26,16 +26,17 @@ from snrouter.errors import SpecError
 from snrouter.experts.checkpoints import sha256
 from snrouter.metrics.base import Context, Summary
 from snrouter.metrics.features.base import Extractor, found
-from snrouter.metrics.features.metric import FeatureMetric
+from snrouter.metrics.features.metric import FEW, FeatureMetric, reference_of
 from snrouter.metrics.likelihood.estimate import standard_error
 from snrouter.metrics.references import Moments, accumulate, moments, told_reference
 from snrouter.metrics.statistics_file import read_statistics
 
-EDM = (50_000, 3, "minimum")
-"""Samples, repeats and what is taken of them in the protocol of Karras et al. 2022 (arXiv 2206.00364)."""
+USUAL = {"samples": 2000, "repeats": 1, "take": "mean"}
+EDM = {"samples": 50_000, "repeats": 3, "take": "minimum"}
+"""Without a protocol, and in that of Karras et al. 2022 (arXiv 2206.00364)."""
 
-FEW = 10_000
-"""Samples below which a row says that the distance is biased."""
+UNTOLD: Any = None
+"""Default of what a protocol may set."""
 
 
 @dataclass(frozen=True)
@@ -44,84 +45,82 @@ class Frechet(FeatureMetric):
 
     Args:
         checkpoint: the network's file: a classifier's .safetensors with its card, a TorchScript file, or Inception's weights.
-        samples: how many samples.
+        samples: how many samples; 2000 when left out.
         features: "classifier", the penultimate layer of the classifier in `checkpoint`; "torchscript", what the scripted module
             there returns for uint8 images [n, 3, H, W]; "inception", the layer of 2048 features that published distances are in.
         sha256: what the checkpoint must hash to.
         statistics: an .npz file with `mu` and `sigma` of the reference, as NVlabs/edm writes it, instead of the spec's
             `reference` images.
-        repeats: how many consecutive blocks of `samples` are measured, each by itself.
-        take: of the blocks' distances, their mean or their minimum.
+        repeats: how many consecutive blocks of `samples` are measured, each by itself; 1 when left out.
+        take: of the blocks' distances, their mean, also when left out, or their minimum.
         protocol: "edm", that of Karras et al. 2022: three blocks of 50,000, and the minimum.
     """
 
     title = "Fréchet distance"
     better = "lower"
 
+    samples: int = UNTOLD
     statistics: Path | None = None
-    repeats: int = 1
-    take: Literal["mean", "minimum"] = "mean"
+    repeats: int = UNTOLD
+    take: Literal["mean", "minimum"] = UNTOLD
     protocol: Literal["edm"] | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (EDM if self.protocol else USUAL).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+            elif self.protocol and getattr(self, name) != value:
+                raise SpecError(f"{name}: protocol: edm sets it to {value}, got {getattr(self, name)}; leave one of the two out")
         if self.repeats < 1:
             raise SpecError(f"repeats: expected at least 1, got {self.repeats}")
-        if self.protocol == "edm":
-            if (self.samples, self.repeats, self.take) not in ((2000, 1, "mean"), EDM):
-                raise SpecError("protocol: edm sets samples, repeats and take itself; leave them out, or leave protocol out")
-            for name, value in zip(("samples", "repeats", "take"), EDM, strict=True):
-                object.__setattr__(self, name, value)
+        if self.repeats == 1 and self.take == "minimum":
+            raise SpecError("take: minimum is that of several distances; give e.g. repeats: 3, or leave it out")
 
     def count(self, context: Context) -> int:
         """The samples of all blocks, once the network, and the reference or its statistics, could be read."""
-        count = super().count(context)
         if self.statistics is None:
-            context.need("reference")
-        else:
-            read_statistics(self.statistics, self.extractor())
-        return count * self.repeats
+            reference_of(context)
+            return super().count(context) * self.repeats
+        reference, width = read_statistics(self.statistics, self.extractor()), self.width(context)
+        if width not in (None, len(reference.mean)):
+            name = self.extractor().name
+            raise SpecError(f"statistics {self.statistics}: of {len(reference.mean)} features, {name} finds {width}; use its own")
+        return super().count(context) * self.repeats
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The distance of the first samples to the whole reference; NaN for fewer than two."""
         extractor = self.extractor()
         reference, told = self._reference(context, extractor)
         features = found(measured, extractor, count=self.samples * self.repeats)
-        n = len(features)
-        if n < 2:
-            values, influence = [math.nan], torch.zeros(n, dtype=torch.float64)
-        else:
-            values, influence = self._blocks(features, reference)
+        blocks = [part for part in torch.split(features, self.samples) if len(part) == self.samples] or [features]
+        n = len(blocks[0])
+        values, influence = self._measured(blocks, reference) if n > 1 else ([math.nan], torch.zeros(n, dtype=torch.float64))
         lowest = self.take == "minimum"
         return Summary(
             value=min(values) if lowest else sum(values) / len(values),
             standard_error=standard_error(influence),
             influence=influence,
-            columns={"features": extractor.name} | (self._told(values) if self.repeats > 1 else {}),
+            columns={"features": extractor.name} | (self._told(values, n) if self.repeats > 1 else {}),
             protocol={
                 **extractor.protocol,
                 **told,
                 "error": "linearised over samples, reference fixed",
-                "note": _note(min(n, self.samples), features.shape[1]),
+                "note": _note(n, features.shape[1]),
             },
         )
 
-    def _blocks(self, features: Tensor, reference: Moments) -> tuple[list[float], Tensor]:
-        """Distance of each block, and influences [n] on the value; a block that a limit cut short counts where it is alone."""
-        blocks = [part for part in torch.split(features, self.samples) if len(part) == self.samples] or [features]
+    def _measured(self, blocks: list[Tensor], reference: Moments) -> tuple[list[float], Tensor]:
+        """Distance of each block, and the influences of their samples on the value."""
         values, influences = zip(*(frechet_distance(block, reference) for block in blocks), strict=True)
-        influence = torch.zeros(len(features), dtype=torch.float64)
         kept = [values.index(min(values))] if self.take == "minimum" else range(len(blocks))
-        for i in kept:  # n influences of mean zero, whose spread over sqrt(n) is the value's error
-            start = i * self.samples
-            influence[start : start + len(blocks[i])] = influences[i] * (len(features) / (len(kept) * len(blocks[i])))
-        return list(values), influence
+        weights = [len(blocks) / len(kept) if i in kept else 0.0 for i in range(len(blocks))]  # as many influences as samples
+        return list(values), torch.cat([weight * part for weight, part in zip(weights, influences, strict=True)])
 
-    def _told(self, values: list[float]) -> dict[str, Any]:
+    def _told(self, values: list[float], n: int) -> dict[str, Any]:
         """What the row says of blocks: how the number was taken, and the distance of each by the samples it is of."""
-        starts = range(0, len(values) * self.samples, self.samples)
         return {
-            "blocks": f"{self.take} of {self.repeats} × {self.samples:,}",
-            "distances": {f"{i}-{i + self.samples - 1}": value for i, value in zip(starts, values, strict=True)},
+            "blocks": f"{self.take} of {len(values)} × {n:,}",
+            "distances": {f"{i * n}-{(i + 1) * n - 1}": value for i, value in enumerate(values)},
         }
 
     def _reference(self, context: Context, extractor: Extractor) -> tuple[Moments, dict[str, Any]]:
@@ -172,8 +171,8 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def _note(n: int, features: int) -> str | None:
-    if n <= features:
-        return f"{n} samples of {features} features: a covariance without full rank; the distance is far above its limit"
+    if n <= 2 * features:
+        return f"{n} samples of {features} features: the distance is far above its limit, and its error not to be trusted"
     if n < FEW:
         return f"{n:,} samples: biased upward; compare at equal n only"
     return None

@@ -3,13 +3,14 @@
     IS = exp(mean_i KL(p_i || p)),   p = mean_i p_i,
 
 of the class probabilities p_i of sample i, over `splits` blocks of consecutive samples; the value is the mean over them. Sample i
-of a block has the influence IS (KL(p_i || p) - mean KL). The score is biased downward by a finite block.
+of a block has the influence IS (KL(p_i || p) - mean KL). The score is biased downward by a finite block, and so is that error.
 
 Source: Salimans et al. 2016 (arXiv 1606.03498); its limits: Barratt and Sharma 2018 (arXiv 1801.01973).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,12 @@ from snrouter.metrics.base import Context, Summary
 from snrouter.metrics.features.base import found
 from snrouter.metrics.features.metric import FeatureMetric
 from snrouter.metrics.likelihood.estimate import standard_error
+
+FEWEST = 20
+"""Samples of a block below which there is no error: with 10 classes and as many samples it is a fifth too small."""
+
+PUBLISHED = 5000
+"""Samples of a block in published scores."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,16 @@ class InceptionScore(FeatureMetric):
 
     title = "Inception Score"
     better = "higher"
+    what = "logits"
 
     splits: int = 10
 
     def __post_init__(self) -> None:
-        if not 1 <= self.splits <= self.samples:
-            raise SpecError(f"splits: expected 1 to {self.samples}, the number of samples; got {self.splits}")
+        if not 1 <= self.splits <= self.samples / 2:
+            raise SpecError(
+                f"splits: {self.splits} blocks of {self.samples} samples; expected 1 or more with at least 2 samples in each, "
+                f"change splits or samples"
+            )
 
     def count(self, context: Context) -> int:
         """The samples asked for, once a network with classes could be read."""
@@ -53,19 +64,28 @@ class InceptionScore(FeatureMetric):
         return super().count(context)
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
-        """Mean over the blocks of the first samples."""
+        """Mean over the blocks of the first samples; what a limit leaves is cut into fewer blocks of no smaller size."""
         extractor = self.extractor()
-        logits = found(measured, extractor, "logits", self.samples)
-        scores, influence = inception_score(logits, min(self.splits, len(logits)))
+        logits = found(measured, extractor, self.what, self.samples)
+        n, classes = logits.shape
+        splits = max(1, n * self.splits // self.samples)
+        scores, influence = inception_score(logits, splits)
         columns: dict[str, Any] = {"features": extractor.name}
-        if len(scores) > 1:
+        if splits > 1:
             columns["split_standard_deviation"] = float(scores.std())
+        enough = n // splits >= FEWEST
         return Summary(
-            value=float(scores.mean()),
-            standard_error=standard_error(influence),
-            influence=influence,
+            value=float(scores.mean()) if n > 1 else math.nan,
+            standard_error=standard_error(influence) if enough else math.nan,
+            influence=influence if enough else None,
             columns=columns,
-            protocol={**extractor.protocol, "splits": len(scores), "error": "linearised over samples"},
+            protocol={
+                **extractor.protocol,
+                "splits": splits,
+                "error": "linearised over samples",
+                "note": _note(n // splits, classes),
+            },
+            n=n,
         )
 
 
@@ -80,3 +100,11 @@ def inception_score(logits: Tensor, splits: int = 1) -> tuple[Tensor, Tensor]:
         scores.append(score)
         influences.append(score * (divergence - divergence.mean()) * (len(logits) / (splits * len(block))))
     return torch.stack(scores), torch.cat(influences)
+
+
+def _note(n: int, classes: int) -> str | None:
+    if n < classes:
+        return f"blocks of {n} samples for {classes} classes: far below the score's limit, and the error is too small"
+    if n < PUBLISHED:
+        return f"blocks of {n:,} samples: biased downward; compare at blocks of one size only"
+    return None

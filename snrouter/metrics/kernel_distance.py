@@ -22,15 +22,12 @@ import torch
 from torch import Tensor
 
 from snrouter.errors import SpecError
+from snrouter.metrics import references
 from snrouter.metrics.base import Context, Summary
+from snrouter.metrics.blocks import pairs
 from snrouter.metrics.features.base import found
 from snrouter.metrics.features.metric import ReferenceMetric
 from snrouter.metrics.likelihood.estimate import standard_error
-from snrouter.metrics.references import features as reference_features
-from snrouter.metrics.references import told_reference
-
-BLOCK = 4096
-"""Rows and columns of the kernel matrix that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class KernelDistance(ReferenceMetric):
         samples: how many samples.
         features: "classifier", "torchscript" or "inception", as for `fid`.
         sha256: what the checkpoint must hash to.
-        reference_samples: compare with the first so many reference images; with all when left out.
+        reference_samples: compare with so many reference images, drawn by the run's seed; with all when left out.
     """
 
     title = "KID"
@@ -50,11 +47,13 @@ class KernelDistance(ReferenceMetric):
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The distance of the first samples to the reference; NaN for fewer than two."""
-        extractor, reference = self.extractor(), context.need("reference")
+        compared = self.compared(context)
+        extractor = compared[0]
         features = found(measured, extractor, count=self.samples)
         value, influence = math.nan, torch.zeros(len(features), dtype=torch.float64)
         if len(features) > 1:
-            value, influence = kernel_distance(features, reference_features(extractor, reference, self.reference_samples))
+            within = references.once("kernel", mean_within, *compared)
+            value, influence = kernel_distance(features, references.features(*compared), within)
         return Summary(
             value=value,
             standard_error=standard_error(influence),
@@ -62,40 +61,47 @@ class KernelDistance(ReferenceMetric):
             columns={"features": extractor.name},
             protocol={
                 **extractor.protocol,
-                **told_reference(reference, self.reference_samples),
+                **references.told_reference(*compared[1:]),
                 "kernel": "(x.y/F + 1)^3, all pairs",
                 "error": "linearised over samples, reference fixed",
             },
         )
 
 
-def kernel_distance(features: Tensor, reference: Tensor) -> tuple[float, Tensor]:
+def kernel_distance(features: Tensor, reference: Tensor, within: Tensor | None = None) -> tuple[float, Tensor]:
     """Unbiased squared maximum mean discrepancy of features [n, F] and [m, F], and the influence [n] of each of the first.
+
+    Args:
+        features: of the samples.
+        reference: of the reference images.
+        within: `mean_within(reference)`, where it is known already.
 
     Raises:
         SpecError: when the two have not the same number of features.
     """
     if features.shape[1] != reference.shape[1]:
         raise SpecError(f"reference: of {reference.shape[1]} features, the samples of {features.shape[1]}; use one network")
-    n, m = len(features), len(reference)
-    own = (_row_sums(features, features) - _kernel(features, features)) / (n - 1)
-    other = (_row_sums(reference, reference) - _kernel(reference, reference)) / (m - 1)
-    across = _row_sums(features, reference) / m
+    own = _means_to_others(features)
+    across = _row_sums(features, reference) / len(reference)
     influence = 2 * (own - across)
-    return float(own.mean() + other.mean() - 2 * across.mean()), influence - influence.mean()
+    other = mean_within(reference) if within is None else within
+    return float(own.mean() + other - 2 * across.mean()), influence - influence.mean()
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    """k(x_i, y_i) [n]."""
-    return ((x.double() * y.double()).sum(1) / x.shape[1] + 1) ** 3
+def mean_within(features: Tensor) -> Tensor:
+    """The mean of the kernel over all pairs of different rows [n, F]."""
+    return _means_to_others(features).mean()
+
+
+def _means_to_others(x: Tensor) -> Tensor:
+    """The mean over j != i of k(x_i, x_j) [n]."""
+    to_itself = torch.cat([(part.double().square().sum(1) / x.shape[1] + 1) ** 3 for part in torch.split(x, 8192)])
+    return (_row_sums(x, x) - to_itself) / (len(x) - 1)
 
 
 def _row_sums(x: Tensor, y: Tensor) -> Tensor:
-    """The sum over j of k(x_i, y_j) [n], on an accelerator where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    sums = []
-    for rows in torch.split(x, BLOCK):
-        left = rows.to(device).double()
-        parts = (((left @ part.to(device).double().T) / x.shape[1] + 1).pow(3).sum(1) for part in torch.split(y, BLOCK))
-        sums.append(torch.stack(list(parts)).sum(0).cpu())
-    return torch.cat(sums)
+    """The sum over j of k(x_i, y_j) [n]."""
+    sums = torch.zeros(len(x), dtype=torch.float64)
+    for rows, _, ours, theirs in pairs(x, y):
+        sums[rows] += torch.addmm(ours.new_ones(1), ours, theirs.T, alpha=1 / x.shape[1]).pow(3).sum(1).cpu()
+    return sums

@@ -37,7 +37,8 @@ def measure(
         raise SpecError(f"measure: {type(metric).__name__} measures an expert or a route; put it under `evaluate` of a spec")
     ours, theirs, others = (_data(given, name) for given, name in ((images, "images"), (reference, "reference"), (data, "data")))
     assert ours is not None
-    context = Context(GammaInterval(-13.3, 5.0), ODE(), others, theirs, 0)  # neither bounds nor solver are asked of images
+    bounds, solver = GammaInterval(-13.3, 5.0), ODE()  # neither is asked of images
+    context = Context(bounds, solver, others, theirs, 0, shape=ours.shape)
     if len(ours) > (count := metric.count(context)):
         raise SpecError(f"measure: {len(ours)} images, of which the metric takes {count}; raise its samples, or give so many")
     measured = {"images": ours.images()}
@@ -50,11 +51,12 @@ def measure(
 
 
 def _data(images: Tensor | ImageData | None, name: str) -> ImageData | None:
-    if images is None or isinstance(images, ImageData):
+    if images is None or (isinstance(images, ImageData) and images.levels is not None):
         return images
-    check_images(images, None, name)
-    lo, hi = float(images.min()), float(images.max())
-    if not images.is_floating_point() or images.ndim != 4 or lo < -1.5 or hi > 1.5:
-        got = f"{images.dtype} {list(images.shape)} from {lo:g} to {hi:g}"
+    values = images.pixels if isinstance(images, ImageData) else images
+    check_images(values, None, name)
+    lo, hi = float(values.min()), float(values.max())
+    if not values.is_floating_point() or values.ndim != 4 or lo < -1.5 or hi > 1.5:
+        got = f"{values.dtype} {list(values.shape)} from {lo:g} to {hi:g}"
         raise DataError(f"{name}: expected floats [n, C, H, W] in [-1, 1], got {got}; map level k of 256 to 2 (k + 1/2)/256 - 1")
-    return ImageData(images.detach().cpu(), None, None, name)
+    return images if isinstance(images, ImageData) else ImageData(images.detach().cpu(), None, None, name)

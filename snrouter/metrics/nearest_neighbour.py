@@ -4,15 +4,16 @@ The distance of two images is the root mean square of their difference, over pix
 spec's `data` without those that are also in `reference`, are as far from the training images as an honest sample should be.
 
 An image is a near copy when it is three times as near to its nearest training image as to the tenth nearest. Among honest images
-of m effective dimensions that happens with probability 9 / 3^m. The tenth stands in for the second, beside which a copy of an image
-that the training set holds twice would go unseen.
+of m effective dimensions that happens with probability 9 / 3^m. Training images that are alike in every value count once, and the
+tenth stands in for the second, beside which a copy of an image that the training set holds twice in nearly the same form would go
+unseen.
 
 Source: Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize", for a third of the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,11 @@ import torch
 from torch import Tensor
 
 from snrouter.data.base import ImageData, to_levels
-from snrouter.data.overlap import identical
+from snrouter.data.overlap import distinct, identical
 from snrouter.errors import SpecError
-from snrouter.metrics import references
+from snrouter.metrics import blocks, references
 from snrouter.metrics.base import Context, SampleMetric, Summary
-from snrouter.metrics.features.base import Extractor, found
+from snrouter.metrics.features.base import Extractor, What, found
 from snrouter.metrics.features.metric import Features, extractor
 from snrouter.metrics.likelihood.estimate import standard_error
 
@@ -41,9 +42,6 @@ CLOSE = 0.01
 SHOWN = 8
 """Samples that are shown beside their nearest training image."""
 
-BLOCK, BLOCK_NUMBERS = 1024, 2**23
-"""Samples that are looked at together, and the most numbers of the training images beside them."""
-
 
 @dataclass(frozen=True)
 class NearestNeighbour(SampleMetric):
@@ -55,6 +53,8 @@ class NearestNeighbour(SampleMetric):
             `checkpoint`; in Python also a network or an `Extractor`.
         checkpoint: file of the network, for features by name.
         sha256: what the checkpoint must hash to.
+        reference_samples: compare with so many reference images, drawn by the run's seed; with all when left out. Exact copies are
+            looked for among all.
     """
 
     title = "nearest training image"
@@ -63,23 +63,37 @@ class NearestNeighbour(SampleMetric):
     features: Features | None = None
     checkpoint: Path | None = None
     sha256: str | None = None
+    reference_samples: int | None = None
 
     def count(self, context: Context) -> int:
         """The samples asked for, once the network could be read."""
         if self.samples < 1:
             raise SpecError(f"samples: expected at least 1, got {self.samples}")
         reference, data = context.need("reference"), context.data
-        if data is not None and data.shape != reference.shape:
-            raise SpecError(f"data and reference: images {list(data.shape)} and {list(reference.shape)}; expected one shape")
-        self._extractor()
+        for name, shape in (("data", data.shape if data else None), ("samples", context.shape)):
+            if shape not in (None, reference.shape):
+                raise SpecError(f"{name} and reference: images {list(shape)} and {list(reference.shape)}; expected one shape")
+        if self.reference_samples is not None and not 1 <= self.reference_samples <= len(reference):
+            raise SpecError(
+                f"reference_samples: expected 1 to {len(reference)}, the size of the reference; got {self.reference_samples}"
+            )
+        if network := self._extractor():
+            references.check_size(self.reference_samples or len(reference), network.width(reference.images(slice(2))))
         return self.samples
+
+    def extracts(self) -> tuple[Extractor, What] | None:
+        """Features, unless it is measured in pixels."""
+        network = self._extractor()
+        return (network, "features") if network else None
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The mean over the first samples; beside it, copies among them, and among the data."""
         reference, network = context.need("reference"), self._extractor()
+        chosen = reference, self.reference_samples, context.seed
         images = measured["images"][: self.samples]
-        rows = _of_tensor(images.cpu().float().flatten(1) if network is None else found(measured, network, count=self.samples))
-        near = nearest(rows, _of_data(reference, network))
+        rows = images.cpu().float().flatten(1) if network is None else found(measured, network, count=self.samples)
+        among = _trained_on(network, *chosen)
+        near = nearest(rows, among.rows)
         same = identical(_on_levels(images, reference), reference)
         value = float(near.distance.mean())
         columns: dict[str, Any] = {
@@ -89,17 +103,17 @@ class NearestNeighbour(SampleMetric):
         }
         protocol = {
             **(network.protocol if network else {}),
-            **references.told_reference(reference),
+            **references.told_reference(*chosen),
             "distance": f"root mean square over {'features' if network else 'pixels in [-1, 1]'}",
-            "near": f"under {NEAR:.3g} of the distance to neighbour {NEIGHBOURS}",
+            "near": f"under {NEAR:.3g} of the distance to neighbour {NEIGHBOURS}, alike ones counted once",
         }
         if context.data is not None:
-            unseen = _unseen(context.data, reference, network)
+            unseen = _unseen(context.data, network, among, *chosen)
             columns |= unseen.columns(near.distance, same)
             protocol |= {"unseen": context.data.name, "unseen_sha256": context.data.content_hash()}
             protocol |= {"copies": f"as near as {CLOSE:.0%} of the unseen images"}
         shown = near.ratio.argsort(stable=True)[:SHOWN]
-        beside = reference.images(near.which[shown].tolist())
+        beside = among.images.images(among.rows.places[near.which[shown]].tolist())
         return Summary(
             value=value,
             standard_error=standard_error(near.distance),
@@ -158,80 +172,70 @@ class Unseen(NamedTuple):
         }
 
 
-class Rows(NamedTuple):
-    """Images as rows of numbers.
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of features, or images as rows of pixels, read when they are asked for.
 
     Attributes:
-        n: how many.
-        width: numbers in each.
-        read: some of them, [..., width], on the CPU.
+        source: features [n, F], or images.
+        places: which of them, [m].
     """
 
-    n: int
-    width: int
-    read: Callable[[slice | list[int]], Tensor]
+    source: Tensor | ImageData
+    places: Tensor
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, which: slice | Tensor, /) -> Tensor:
+        places = self.places[which]
+        return self.source[places] if isinstance(self.source, Tensor) else self.source.images(places.tolist()).flatten(1)
 
 
-def nearest(rows: Rows, among: Rows) -> Nearest:
-    """The nearest of one set to each of another.
+class TrainedOn(NamedTuple):
+    """Training images that samples are compared with, and rows of those that are distinct."""
 
-    Squared distances are |x|^2 + |y|^2 - 2 x.y in float64, block by block; that of the nearest is then taken anew from the
-    difference, so that it is exact for copies too.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kept = min(NEIGHBOURS, among.n)
-    squares = torch.full((rows.n, kept), torch.inf, dtype=torch.float64)
-    indices = torch.zeros(rows.n, kept, dtype=torch.long)
-    for theirs in _blocks(among.n, max(1, min(2 * BLOCK, BLOCK_NUMBERS // among.width))):
-        y = among.read(theirs).to(device, torch.float64)
-        y_square = y.square().sum(1)
-        for ours in _blocks(rows.n, BLOCK):
-            x = rows.read(ours).to(device, torch.float64)
-            square = x.square().sum(1, keepdim=True) + y_square - 2 * x @ y.T
-            best = square.topk(min(kept, len(y)), largest=False)
-            found = torch.cat([squares[ours], best.values.cpu()], 1)
-            places = torch.cat([indices[ours], best.indices.cpu() + theirs.start], 1)
-            squares[ours], order = found.topk(kept, largest=False)
-            indices[ours] = places.gather(1, order)
-    which = indices[:, 0]
-    parts = ((rows.read(part).double(), among.read(which[part].tolist()).double()) for part in _blocks(rows.n, BLOCK))
-    distance = torch.cat([(x - y).square().mean(1).sqrt() for x, y in parts])
-    last = (squares[:, -1].clamp(min=0) / among.width).sqrt()
-    return Nearest(distance, which, torch.where(distance > 0, distance / last, 0.0))
+    images: ImageData
+    rows: Rows
 
 
-def _unseen(data: ImageData, reference: ImageData, network: Extractor | None) -> Unseen:
+def nearest(rows: Tensor | Rows, among: Tensor | Rows) -> Nearest:
+    """The nearest of one set to each of another; its distance is taken from the difference, so that it is exact for copies too."""
+    squares, which = blocks.nearest(rows, among, NEIGHBOURS)
+    parts = torch.split(torch.arange(len(rows)), blocks.BLOCK)
+    distance = torch.cat([(rows[part].double() - among[which[part, 0]].double()).square().mean(1).sqrt() for part in parts])
+    last = (squares[:, -1].clamp(min=0) / rows[:1].shape[1]).sqrt()
+    return Nearest(distance, which[:, 0], torch.where(distance > 0, distance / last, 0.0))
+
+
+def _unseen(data: ImageData, network: Extractor | None, among: TrainedOn, reference: ImageData, n: int | None, seed: int) -> Unseen:
     """The data's side, found once a process: every route of a sweep has the same."""
-    key = (network.key if network else "pixels", data.content_hash(), reference.content_hash())
+    key = (network.key if network else "pixels", data.content_hash(), reference.content_hash(), n, seed)
     if key in _UNSEEN:
         return _UNSEEN[key]
     same = identical(data, reference)
-    near = nearest(_of_data(data, network), _of_data(reference, network))
+    rows = Rows(references.features(network, data) if network else data, torch.arange(len(data)))
+    near = nearest(rows, among.rows)
     unseen = Unseen(near.distance[~same], int(same.sum()), int((near.is_copy & ~same).sum()))
     if key[0] is not None:
         _UNSEEN[key] = unseen
     return unseen
 
 
-_UNSEEN: dict[tuple[str | None, str, str], Unseen] = {}
+_UNSEEN: dict[tuple[str | None, str, str, int | None, int], Unseen] = {}
 
 
-def _of_tensor(values: Tensor) -> Rows:
-    return Rows(len(values), values.shape[1], lambda which: values[which])
-
-
-def _of_data(data: ImageData, network: Extractor | None) -> Rows:
-    if network is not None:
-        return _of_tensor(references.features(network, data))
-    return Rows(len(data), data.pixels[0].numel(), lambda which: data.images(which).flatten(1))
+def _trained_on(network: Extractor | None, reference: ImageData, n: int | None, seed: int) -> TrainedOn:
+    """The reference, or n images of it drawn by the seed."""
+    images = reference
+    if n is not None:
+        images = ImageData(reference.pixels[references.drawn(reference, n, seed)], reference.levels, None, reference.name)
+    source = references.features(network, reference, n, seed) if network else images
+    return TrainedOn(images, Rows(source, distinct(images)))
 
 
 def _on_levels(images: Tensor, reference: ImageData) -> ImageData:
     """Samples as level indices of the reference's kind."""
     levels = reference.levels
-    parts = (part if levels is None else to_levels(part, levels) for part in torch.split(images.cpu(), BLOCK))
+    parts = (part if levels is None else to_levels(part, levels) for part in torch.split(images.cpu(), blocks.BLOCK))
     return ImageData(torch.cat([part.to(reference.pixels.dtype) for part in parts]), levels, None, "samples")
-
-
-def _blocks(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from snrouter.data.base import ImageData
 from snrouter.errors import SpecError
 from snrouter.metrics.base import Context, PairMetric, Summary
 from snrouter.metrics.likelihood.estimate import standard_error
@@ -25,6 +26,9 @@ SAMPLES = 2000
 
 BLOCK = 256
 """Pairs that are compared at a time."""
+
+ROUNDING = 2.0**-24
+"""Half of float32's precision: values in [0, 1] that differ by no more are the same."""
 
 WINDOW = 11
 """Side of SSIM's window (Wang et al. 2004), for images that hold it."""
@@ -72,19 +76,22 @@ class ImagePairs(PairMetric):
         return {}
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse images [C, H, W] that it cannot compare, or files that are not what they should be; cheap."""
+        """Refuse images [C, H, W] that it cannot compare, or files that are not what they should be."""
 
     def count(self, context: Context) -> int:
         """The pairs asked for."""
-        source = context.need("data") if self.pairs == "reconstruction" else context.data or context.reference
-        if source is not None:
-            self.check(source.shape)
         if self.pairs == "same_noise":
+            if (source := context.data or context.reference) is not None:
+                _check_range(source)
+            if context.shape is not None:
+                self.check(context.shape)
             return self.images or SAMPLES
-        available = len(context.need("data"))
-        if self.images is not None and self.images > available:
-            raise SpecError(f"images: expected 1 to {available}, the size of the data; got {self.images}")
-        return self.images or available
+        data = context.need("data")
+        _check_range(data)
+        self.check(data.shape)
+        if self.images is not None and self.images > len(data):
+            raise SpecError(f"images: expected 1 to {len(data)}, the size of the data; got {self.images}")
+        return self.images or len(data)
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The mean over the first `count` pairs."""
@@ -93,8 +100,12 @@ class ImagePairs(PairMetric):
         images, others = measured["images"][:count], measured["others"][:count]
         shape = tuple(images.shape[1:])
         self.check(shape)
-        blocks = zip(torch.split(images, BLOCK), torch.split(others, BLOCK), strict=True)
-        values = torch.cat([self.compare(_unit(image, levels), _unit(other, levels), levels) for image, other in blocks])
+        found, identical = [], 0
+        for block in zip(torch.split(images, BLOCK), torch.split(others, BLOCK), strict=True):
+            ours, theirs = (_unit(part, levels) for part in block)
+            found.append(self.compare(ours, theirs, levels))
+            identical += int(((ours - theirs).abs() <= ROUNDING).flatten(1).all(1).sum())
+        values = torch.cat(found)
         value = float(values.mean())
         return Summary(
             value=value,
@@ -104,10 +115,18 @@ class ImagePairs(PairMetric):
                 **self.variant(),
                 "pairs": self.pairs,
                 **({"against": self.against} if self.against is not None else {}),
-                "identical": int((images == others).flatten(1).all(1).sum()),
+                "identical": identical,
             },
             protocol={"pixels": f"level k of {levels} at k/{levels - 1}", **self.described(shape)},
         )
+
+
+def _check_range(data: ImageData) -> None:
+    """Data without levels must lie where images do."""
+    if data.levels is None:
+        lo, hi = (float(bound) for bound in torch.aminmax(data.pixels))
+        if not (lo >= -1 and hi <= 1):
+            raise SpecError(f"{data.name}: values from {lo:g} to {hi:g}; pairs are compared in [-1, 1], map the data there")
 
 
 def _unit(images: Tensor, levels: int) -> Tensor:
@@ -165,18 +184,21 @@ class SSIM(ImagePairs):
 class PSNR(ImagePairs):
     """Peak signal-to-noise ratio in dB, the mean over pairs; higher is better. Arguments are those of `ImagePairs`.
 
-    Between identical images it would be infinite. They count as if one value of the image were off by one level, the smallest
-    difference that images on their levels can have: 10 log10((L - 1)^2 C H W).
+    Between identical images it would be infinite. They count as if they differed by the least that they can: by one level in one
+    value where both are on their levels, 10 log10((L - 1)^2 C H W); else by float32's rounding, 144.5 dB.
     """
 
-    title = "PSNR (dB)"
+    title = "PSNR, dB"
     better = "higher"
 
     def compare(self, images: Tensor, others: Tensor, levels: int) -> Tensor:
         """10 log10 of 1 over the mean squared error."""
         values = peak_signal_noise_ratio(images, others, data_range=1.0, reduction="none", dim=(1, 2, 3))
-        return values.clamp(max=10 * math.log10((levels - 1) ** 2 * images[0].numel()))
+        both = torch.cat([images, others], 1)
+        on_levels = ((both - (both * (levels - 1)).round() / (levels - 1)).abs() <= ROUNDING).flatten(1).all(1)
+        one_level, rounding = 10 * math.log10((levels - 1) ** 2 * images[0].numel()), -20 * math.log10(ROUNDING)
+        return torch.where(on_levels, values.clamp(max=one_level), values.clamp(max=rounding))
 
     def described(self, shape: tuple[int, ...]) -> Mapping[str, Any]:
         """The peak, and what identical images count."""
-        return {"data_range": 1.0, "identical_images": "as if one value were one level off"}
+        return {"data_range": 1.0, "identical_images": "as if one value were one level off; off levels, 144.5"}

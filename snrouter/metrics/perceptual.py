@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from snrouter.errors import CheckpointError, SpecError
 from snrouter.experts.checkpoints import check_fits, check_sha256, read_plain, sha256
 from snrouter.experts.originals.torch_files import read_state
+from snrouter.metrics.blocks import device, on_cpu
 from snrouter.metrics.features.torchscript import TorchScriptFeatures
 from snrouter.metrics.likelihood.bits_per_dim import full_float32
 from snrouter.metrics.pairs import ImagePairs
@@ -99,9 +100,8 @@ class LPIPS(ImagePairs):
     sha256: str | None = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """The checkpoint must be the right one, and the images large enough for the network."""
+        """The images must be large enough, the checkpoint the right one, and the network must find distances of such a pair."""
         backbone = BACKBONES.get(self.network)
-        check_sha256(self.checkpoint, self.sha256, backbone.published if backbone else ())
         channels, *size = shape
         if channels not in (1, 3):
             raise SpecError(f"lpips: expected images of 1 or 3 channels, got {channels}")
@@ -110,6 +110,7 @@ class LPIPS(ImagePairs):
                 f"network: {self.network} needs images of at least {least}x{least}, got {'x'.join(map(str, size))}; "
                 f"vgg takes them from 16x16 on, ssim and psnr smaller ones"
             )
+        _try(self._network(), self.checkpoint, shape)
 
     def variant(self) -> Mapping[str, Any]:
         """The network."""
@@ -117,28 +118,55 @@ class LPIPS(ImagePairs):
 
     def described(self, shape: tuple[int, ...]) -> Mapping[str, Any]:
         """Hashes of the backbone and the heads; images keep their size."""
-        heads = {"heads_sha256": sha256(_heads(self.network))} if self.network in BACKBONES else {}
-        return {"network_sha256": sha256(self.checkpoint), **heads, "resize": None}
+        return {**self._network().digests, "resize": None}
 
     def compare(self, images: Tensor, others: Tensor, levels: int) -> Tensor:
         """Distances."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        distance = _distance(self.network, self.checkpoint, self.checkpoint.stat().st_mtime_ns, device)
+        network = self._network()
         pairs = zip(torch.split(images, BATCH), torch.split(others, BATCH), strict=True)
-        with torch.no_grad(), full_float32():
-            found = [distance(*(part.float().expand(-1, 3, -1, -1).to(device) for part in pair)) for pair in pairs]
-        return torch.cat(found).double().cpu()
+        return torch.cat([_distances(network, *pair) for pair in pairs])
+
+    def _network(self) -> _Network:
+        modified = self.checkpoint.stat().st_mtime_ns if self.checkpoint.is_file() else 0
+        return _read(self.network, self.checkpoint, self.sha256, modified)
 
 
-@lru_cache(maxsize=2)
-def _distance(network: str, checkpoint: Path, modified: int, device: str) -> nn.Module:
-    """From two batches of images [n, 3, H, W] in [0, 1] to their distances [n]; a file is read once."""
-    scripted = network == "torchscript"
-    return (_Scripted(checkpoint) if scripted else _Perceptual(network, checkpoint)).eval().to(device)
+class _Network(nn.Module):
+    """From two batches of images [n, 3, H, W] in [0, 1] to their distances [n]."""
+
+    digests: Mapping[str, str]
+    """Of its files."""
 
 
-class _Perceptual(nn.Module):
-    """LPIPS [n] of two batches of images [n, 3, H, W] in [0, 1]."""
+@lru_cache(maxsize=4)
+def _read(network: str, checkpoint: Path, expected: str | None, modified: int) -> _Network:
+    """The network of a file, which is hashed and read once."""
+    backbone = BACKBONES.get(network)
+    digest = check_sha256(checkpoint, expected, backbone.published if backbone else ())
+    read = _Perceptual(network, checkpoint) if backbone else _Scripted(checkpoint)
+    read.digests = {"network_sha256": digest} | ({"heads_sha256": sha256(_heads(network))} if backbone else {})
+    return read.eval()
+
+
+@lru_cache(maxsize=16)
+def _try(network: _Network, checkpoint: Path, shape: tuple[int, ...]) -> None:
+    """A black image and a white one must have a distance; found once."""
+    with on_cpu():
+        distance = _distances(network, torch.zeros(1, *shape), torch.ones(1, *shape))
+    if not bool(distance.isfinite().all()):
+        raise CheckpointError(f"checkpoint {checkpoint}: NaN or infinite distances; are its weights right?")
+
+
+@torch.no_grad()
+def _distances(network: _Network, images: Tensor, others: Tensor) -> Tensor:
+    """Of images [n, 1 or 3, H, W] in [0, 1]; float64 on the CPU."""
+    with full_float32():
+        found: Tensor = network.to(device())(*(part.float().expand(-1, 3, -1, -1).to(device()) for part in (images, others)))
+    return found.double().cpu()
+
+
+class _Perceptual(_Network):
+    """LPIPS."""
 
     mean: Tensor
     spread: Tensor
@@ -167,8 +195,8 @@ class _Perceptual(nn.Module):
         return total
 
 
-class _Scripted(nn.Module):
-    """Squared distance [n] of what a scripted network finds in images [n, 3, H, W] in [0, 1]."""
+class _Scripted(_Network):
+    """The squared distance of what a scripted network finds."""
 
     def __init__(self, checkpoint: Path) -> None:
         super().__init__()
@@ -185,6 +213,9 @@ class _Scripted(nn.Module):
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"checkpoint {self.checkpoint}: cannot take images {list(images.shape)} ({reason})") from None
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2 * len(images):
+            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise CheckpointError(f"checkpoint {self.checkpoint}: expected features [{2 * len(images)}, F], got {got}")
         one, other = found.chunk(2)
         return (one - other).square().sum(1)
 

@@ -4,33 +4,37 @@ Around every point of a set lies a ball that reaches to its k-th nearest neighbo
 fraction of samples inside a ball of the reference, recall the fraction of reference images inside a ball of the samples. Both
 depend on the sizes of the two sets: compare at equal ones.
 
-Source: Kynkaanniemi et al. 2019 (arXiv 1904.06991).
+A sample's part in precision is its own. In recall it moves the balls of others, and recall's error is the standard deviation over
+random halves of the samples, whose spread is that of the whole for a mean: var(half | all) = (1/(n/2) - 1/n) s^2 = s^2/n.
+
+Source: Kynkaanniemi et al. 2019 (arXiv 1904.06991); halves: Politis, Romano and Wolf 1999, "Subsampling".
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from snrouter.draws import Draws
 from snrouter.errors import SpecError
+from snrouter.metrics import references
 from snrouter.metrics.base import Context, Summary
+from snrouter.metrics.blocks import nearest, squared_distances
 from snrouter.metrics.features.base import found
-from snrouter.metrics.features.metric import ReferenceMetric
+from snrouter.metrics.features.metric import FEW, ReferenceMetric
 from snrouter.metrics.likelihood.estimate import standard_error
-from snrouter.metrics.references import features as reference_features
-from snrouter.metrics.references import told_reference
-
-BLOCK = 4096
-"""Rows of the matrix of distances that are held at a time."""
 
 SLACK = 1e-9
 """By how much of a squared radius a distance may exceed it, so that rounding does not decide of a point on the sphere."""
+
+HALVES = 25
+"""Random halves of the samples; their standard deviation is known to 1/sqrt(2 (HALVES - 1)), a seventh."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class _Covered(ReferenceMetric):
     def count(self, context: Context) -> int:
         """The samples asked for, once the network could be read."""
         count, reference = super().count(context), len(context.need("reference"))
-        fewest = min(self.samples, self.reference_samples or reference, reference)
+        fewest = min(self.samples, self.reference_samples or reference)
         if not 1 <= self.neighbours < fewest:
             raise SpecError(
                 f"neighbours: expected 1 to {fewest - 1}, fewer than samples and reference images, got {self.neighbours}"
@@ -53,31 +57,29 @@ class _Covered(ReferenceMetric):
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """The fraction, of the first samples and the reference; NaN for no more samples than neighbours."""
-        extractor, reference = self.extractor(), context.need("reference")
+        compared = self.compared(context)
+        extractor = compared[0]
         ours = found(measured, extractor, count=self.samples)
-        inside = torch.full((len(ours),), math.nan, dtype=torch.float64)
-        if len(ours) > self.neighbours:
-            inside = self.inside(ours, reference_features(extractor, reference, self.reference_samples))
+        value, error, influence = self.fraction(context, ours) if len(ours) > self.neighbours else (math.nan, math.nan, None)
+        told = references.told_reference(*compared[1:])
         return Summary(
-            value=float(inside.mean()),
-            standard_error=standard_error(inside),
-            influence=self.influence(inside),
+            value=value,
+            standard_error=error,
+            influence=influence,
             columns={"features": extractor.name},
             protocol={
                 **extractor.protocol,
-                **told_reference(reference, self.reference_samples),
+                **told,
                 "neighbours": self.neighbours,
                 "error": self.error,
+                "note": _note(len(ours), told["reference_n"]),
             },
+            n=len(ours),
         )
 
     @abstractmethod
-    def inside(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Whether each point is in a ball of the other set, 0 or 1, float64."""
-
-    @abstractmethod
-    def influence(self, inside: Tensor) -> Tensor | None:
-        """Of each sample on the fraction."""
+    def fraction(self, context: Context, ours: Tensor) -> tuple[float, float, Tensor | None]:
+        """The number, its standard error, and the influence of each sample."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Precision(_Covered):
         samples: how many samples.
         features: "classifier", "torchscript" or "inception", as for `fid`.
         sha256: what the checkpoint must hash to.
-        reference_samples: compare with the first so many reference images; with all when left out. All pairs are compared.
+        reference_samples: compare with so many reference images, drawn by the run's seed; with all when left out. All pairs are
+            compared.
         neighbours: k; the ball around a reference image reaches to its k-th nearest neighbour.
     """
 
@@ -97,13 +100,12 @@ class Precision(_Covered):
     better = "higher"
     error = "over samples, reference fixed"
 
-    def inside(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Of each sample."""
-        return covered(ours, theirs, self.neighbours)
-
-    def influence(self, inside: Tensor) -> Tensor:
-        """Its own part in the mean."""
-        return inside - inside.mean()
+    def fraction(self, context: Context, ours: Tensor) -> tuple[float, float, Tensor]:
+        """Each sample has its own part in the mean."""
+        compared = self.compared(context)
+        reach = references.once(f"balls {self.neighbours}", lambda theirs: balls(theirs, self.neighbours), *compared)
+        inside = covered(ours, references.features(*compared), reach)[0]
+        return float(inside.mean()), standard_error(inside), inside - inside.mean()
 
 
 @dataclass(frozen=True)
@@ -115,38 +117,61 @@ class Recall(_Covered):
         samples: how many samples.
         features: "classifier", "torchscript" or "inception", as for `fid`.
         sha256: what the checkpoint must hash to.
-        reference_samples: compare with the first so many reference images; with all when left out. All pairs are compared.
+        reference_samples: compare with so many reference images, drawn by the run's seed; with all when left out. All pairs are
+            compared.
         neighbours: k; the ball around a sample reaches to its k-th nearest neighbour.
     """
 
     title = "recall"
     better = "higher"
-    error = "over reference images, samples fixed"
+    error = f"standard deviation over {HALVES} random halves of the samples, reference fixed"
 
-    def inside(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Of each reference image."""
-        return covered(theirs, ours, self.neighbours)
-
-    def influence(self, inside: Tensor) -> None:
-        """None: a sample moves the balls of others."""
-
-
-def covered(points: Tensor, centres: Tensor, neighbours: int = 3) -> Tensor:
-    """Whether each point [n, F] is in a ball of the centres [m, F], each reaching to its k-th nearest other: 0 or 1, float64."""
-    shift = centres.mean(0)
-    points, centres = points - shift, centres - shift  # distances lose least near the origin
-    reach = []
-    for start, block in _distances(centres, centres):
-        block[torch.arange(len(block)), start + torch.arange(len(block))] = math.inf
-        reach.append(block.kthvalue(neighbours).values)
-    radii = torch.cat(reach) * (1 + SLACK)
-    return torch.cat([(block <= radii).any(1) for _, block in _distances(points, centres)]).double().cpu()
+    def fraction(self, context: Context, ours: Tensor) -> tuple[float, float, None]:
+        """A sample moves the balls of others, and has no part of its own."""
+        n, theirs = len(ours), references.features(*self.compared(context))
+        half = n // 2
+        rank = Draws(context.seed).uniform("half", range(n), (HALVES,)).argsort(0).argsort(0).T
+        chosen = torch.cat([torch.ones(1, n, dtype=torch.bool), rank < half])
+        everything, *halves = covered(theirs, ours, balls(ours, self.neighbours, chosen)).mean(1)
+        error = float(torch.stack(halves).std()) * math.sqrt(half / (n - half)) if half > self.neighbours else math.nan
+        return float(everything), error, None
 
 
-def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Rows of squared distances between x [n, F] and y [m, F], and where they start; on an accelerator where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    y = y.to(device).double()
-    for start in range(0, len(x), BLOCK):
-        rows = x[start : start + BLOCK].to(device).double()
-        yield start, rows.square().sum(1)[:, None] + y.square().sum(1) - 2 * rows @ y.T
+def balls(centres: Tensor, neighbours: int = 3, chosen: Tensor | None = None) -> Tensor:
+    """Squared radii [S, m] of the balls around centres [m, F], each reaching to its k-th nearest other.
+
+    Args:
+        centres: of the balls.
+        neighbours: k.
+        chosen: bool [S, m], selections of at least half of the centres, each by itself: the others have no ball, of radius -inf.
+            All of them, S = 1, when left out.
+    """
+    kept = neighbours + 1 if chosen is None else 8 * (neighbours + 1)  # of which a random half leaves as many as are needed
+    squares, which = nearest(centres, centres, kept)
+    radii = []
+    for selection in torch.ones(1, len(centres), dtype=torch.bool) if chosen is None else chosen:
+        near = squares.masked_fill(~selection[which], torch.inf).topk(neighbours + 1, largest=False).values[:, -1]
+        near = torch.where(near.isinf(), squares[:, -1], near)
+        radii.append(near.masked_fill(~selection, -torch.inf))
+    return torch.stack(radii) * (1 + SLACK)
+
+
+def covered(points: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
+    """Whether each point [n, F] is in a ball around the centres [m, F], for S sets of balls: 0 or 1, float64 [S, n].
+
+    Args:
+        points: that are looked for.
+        centres: of the balls.
+        reach: their squared radii [S, m], of `balls`.
+    """
+    inside = torch.zeros(len(reach), len(points), dtype=torch.bool)
+    for rows, columns, block in squared_distances(points, centres):
+        for found_inside, radii in zip(inside, reach[:, columns].to(block.device), strict=True):
+            found_inside[rows] |= (block <= radii).any(1).cpu()
+    return inside.double()
+
+
+def _note(n: int, m: int) -> str | None:
+    if min(n, m) < FEW:
+        return f"{n:,} samples, {m:,} reference images: both numbers move the value; compare at equal ones only"
+    return None

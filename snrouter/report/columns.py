@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from snrouter.report import published
-from snrouter.report.measures import Measure, measures, metric_name, titled, variant_words
+from snrouter.report.measures import PUBLISHED, Measure, measures, titled, variant_words
 from snrouter.report.number import MISSING, Number, aligned, finite
 from snrouter.report.tables import Row, experts, table
 
@@ -21,9 +21,10 @@ class Column:
         title: its own heading.
         cells: the text.
         faint: which cells are differences within the error.
-        kind: one of "run", "route", "written", "switch", "value", "difference", "published", "published difference", "reference",
-            "cost".
+        kind: one of "run", "route", "written", "switch", "value", "detail", "difference", "published", "published difference",
+            "reference", "cost".
         family: that of its measure, or "".
+        n: how many images, samples or repetitions its numbers are of, or "".
     """
 
     group: str
@@ -32,6 +33,7 @@ class Column:
     faint: Sequence[bool] = field(default=())
     kind: str = "value"
     family: str = ""
+    n: str = ""
 
     @property
     def heading(self) -> str:
@@ -78,8 +80,8 @@ def work(results: Mapping[str, Any]) -> list[Column]:
     rows, known = table(results), measures(results)
     names = dict.fromkeys(name for row in results["results"] for name in row.get("nfe_per_expert") or {})
     found, watched = list[Column](), list[tuple[bool, dict[int, Any]]]()
-    for measure in known:
-        own = {i: row.rows[measure.key] for i, row in enumerate(rows) if measure.key in row.rows}
+    made = {m: {i: row.rows[m.key] for i, row in enumerate(rows) if m.key in row.rows} for m in known}
+    for measure, own in sorted(made.items(), key=lambda pair: (not pair[0].sampled, -len(pair[1]))):
         calls = {i: row["nfe_per_expert"] for i, row in own.items() if row.get("nfe_per_expert")}
         if not calls or any(measure.sampled == sampled and calls.items() <= other.items() for sampled, other in watched):
             continue  # what was not counted, and what was counted for another measure of the same images
@@ -95,8 +97,8 @@ def work(results: Mapping[str, Any]) -> list[Column]:
 
 def _routes(results: Mapping[str, Any], rows: Sequence[Row]) -> list[Column]:
     """What heads a row: the route, and its run where there are several."""
-    runs = [Column("", "run", [row.run for row in rows], kind="run")] if "runs" in results else []
-    return [*runs, Column("", "route", [row.label for row in rows], kind="route")]
+    runs = [Column("", "run", [f"{row.run}{' (partial)' if row.partial else ''}" for row in rows], kind="run")]
+    return [*(runs if "runs" in results else []), Column("", "route", [row.label for row in rows], kind="route")]
 
 
 def _watched(measure: Measure, known: Sequence[Measure]) -> str:
@@ -112,26 +114,52 @@ def _calls(calls: Any) -> str:
 
 def _measured(results: Mapping[str, Any], measure: Measure, rows: Sequence[Row], singles: Sequence[str]) -> list[Column]:
     group, family = heading(measure), measure.family
-    out = [Column(group, "", aligned([row.numbers.get(measure.key, Number()) for row in rows], unit=measure.unit), family=family)]
+    cells = aligned([row.numbers.get(measure.key, Number()) for row in rows], unit=measure.unit)
+    out = [Column(group, "", cells, family=family, n=_count(measure, rows))]
     for single in singles:
         differences = [row.differences.get(measure.key, {}).get(single, Number()) for row in rows]
         if any(number.value is not None for number in differences):
-            cells, faint = aligned(differences, signed=True, unit=measure.unit), [number.sign == 0 for number in differences]
+            cells, faint = aligned(differences, True, measure.unit), [measure.gain(number) == 0 for number in differences]
             out.append(Column(group, f"minus {single}", cells, faint, "difference", family))
     beside = [] if "runs" in results else _published(results, group, measure, rows)
-    return [*out, *(replace(column, family=family) for column in (*_spreads(group, measure, rows), *beside))]
+    return [*out, *(replace(column, family=family) for column in (*_details(group, measure, rows), *beside))]
+
+
+def _count(measure: Measure, rows: Sequence[Row]) -> str:
+    """How many its numbers are of, e.g. "400", or where routes differ, "380 to 400"."""
+    found = sorted(n for row in rows if (n := finite(row.rows.get(measure.key, {}).get("n"))) is not None)
+    return " to ".join(dict.fromkeys(f"{n:,.0f}" for n in (*found[:1], *found[-1:])))
 
 
 def heading(measure: Measure) -> str:
-    """A measure's title, what it is told in, and which way is better."""
-    return " ".join(filter(None, (", ".join(filter(None, (measure.title, measure.unit.name))), measure.arrow)))
+    """A measure's title, what it is told in, which way is better, and a mark where `notes` has something to say of it."""
+    named = ", ".join(filter(None, (measure.title, measure.unit.name)))
+    return " ".join(filter(None, (named, measure.arrow, NOTED if measure.note else "")))
 
 
-def _spreads(group: str, measure: Measure, rows: Sequence[Row]) -> list[Column]:
-    """The standard deviation over repetitions, where there were any."""
-    found = [finite(row.rows.get(measure.key, {}).get("repeat_standard_deviation")) for row in rows]
-    cells = [MISSING if spread is None else f"{spread / measure.unit.size:.2g}" for spread in found]
-    return [Column(group, "sd over repeats", cells)] if any(spread is not None for spread in found) else []
+NOTED = "†"
+"""Marks a measure that has a note."""
+
+
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """What the rows say is to be borne in mind, once for the measures it is said of."""
+    said: dict[str, list[str]] = {}
+    for measure in measures(results):
+        if measure.note:
+            said.setdefault(measure.note, []).append(measure.title)
+    return [f"{NOTED} {', '.join(titles)}: {note.rstrip('.')}." for note, titles in said.items()]
+
+
+def _details(group: str, measure: Measure, rows: Sequence[Row]) -> list[Column]:
+    """Standard deviations over repetitions or splits, and how many pairs are identical, where rows say."""
+    out = []
+    for key, title in (("repeat_standard_deviation", "sd over repeats"), ("split_standard_deviation", "sd over splits")):
+        found = [finite(row.rows.get(measure.key, {}).get(key)) for row in rows]
+        cells = [MISSING if spread is None else f"{spread / measure.unit.size:.2g}" for spread in found]
+        out.append(Column(group, title, cells, kind="detail"))
+    alike = [finite(row.rows.get(measure.key, {}).get("identical")) for row in rows]
+    out.append(Column(group, "identical", [MISSING if count is None else f"{count:,.0f}" for count in alike], kind="detail"))
+    return [column for column in out if {*column.cells} != {MISSING}]
 
 
 def _published(results: Mapping[str, Any], group: str, measure: Measure, rows: Sequence[Row]) -> list[Column]:
@@ -161,7 +189,7 @@ def _unmeasured(results: Mapping[str, Any], rows: Sequence[Row]) -> list[Column]
     for (metric, *variant), cells in published.unmeasured(results, [row.label for row in rows]).items():
         shown = published.decimals(value for cell in cells.values() for value in cell)
         texts = [published.text(cells.get(row.label, ()), shown) or MISSING for row in rows]
-        group = titled(metric_name(metric), variant_words(variant))
+        group = titled(PUBLISHED.get(metric, metric), variant_words(variant))
         out.append(Column(group, "published, not measured", texts, kind="reference"))
     return out
 

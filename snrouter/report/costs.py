@@ -7,16 +7,16 @@ from typing import Any
 
 from snrouter.report import html, plots
 from snrouter.report.columns import Column, work
-from snrouter.report.html import section
+from snrouter.report.html import Section, section
 from snrouter.report.measures import measures
 from snrouter.report.number import MISSING, Number, Unit, aligned, duration, finite, memory, power
 from snrouter.report.tables import Row, table
 
 
-def costs(results: Mapping[str, Any]) -> str:
+def costs(results: Mapping[str, Any]) -> Section:
     """Time, memory and parameters where they were measured; then calls of each expert."""
     rows, colours = table(results), plots.expert_colours(results)
-    parts = []
+    parts = list[str | Section]()
     for measure in measures(results):
         measured = [row.rows.get(measure.key, {}) if measure.metric == "cost" else {} for row in rows]
         if any(measured):
@@ -27,7 +27,7 @@ def costs(results: Mapping[str, Any]) -> str:
             "Calls of each expert for one sample or image; seconds of computing for all of them, counted once for all metrics of "
             "the same samples."
         )
-        parts.append(f'<h3>Network calls</h3>\n<p class="note">{note}</p>\n{html.table(counted, rows, colours)}')
+        parts.append(section("Network calls", html.table(counted, rows, colours), note=note))
     return section("Cost", *parts)
 
 

@@ -44,7 +44,7 @@ def read(path: Path) -> Folder:
     """Read a run's folder.
 
     Raises:
-        SpecError: as `write_report`.
+        SpecError: when it holds no results, or what it holds cannot be read.
     """
     file = path / "results.json"
     if not file.is_file():

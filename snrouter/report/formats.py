@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from snrouter.report import published
-from snrouter.report.columns import Column, arranged, work
+from snrouter.report.columns import Column, arranged, notes, work
 from snrouter.report.combined import combine
-from snrouter.report.measures import Measure, measures
+from snrouter.report.measures import OF_ROUTES, Measure, measures
 from snrouter.report.number import Number
 from snrouter.report.provenance import accounts, fact
-from snrouter.report.tables import Row, experts, table
+from snrouter.report.tables import Row, experts, stamp, table
 
 
 def tabulate(folders: Sequence[Path], form: str, mixed: bool = False) -> str:
@@ -41,11 +41,10 @@ def tabulate(folders: Sequence[Path], form: str, mixed: bool = False) -> str:
 def markdown(results: Mapping[str, Any]) -> str:
     """The tables in Markdown, the best route's label bold, and how the numbers were made."""
     rows = table(results)
-    parts = ["**PARTIAL**: a limit cut this run short.\n"] if results.get("partial") else []
+    parts = [f"**{_escape_markdown(stamp(rows))}**\n"] if stamp(rows) else []
     for title, shown in arranged(results):
         parts.append(f"{f'**{title}: differences**{_BREAK}' if title else ''}{_markdown_table(shown, rows)}")
-    source = published.source(results)
-    parts += [_escape_markdown(source) + "\n"] if source else []
+    parts += [_escape_markdown(sentence) + "\n" for sentence in (*notes(results), published.source(results)) if sentence]
     counted = work(results)
     parts += (
         [f"Network calls of each expert for one sample or image, and seconds for all:{_BREAK}{_markdown_table(counted, rows)}"]
@@ -86,13 +85,12 @@ def _escape_markdown(text: str) -> str:
 
 
 def csv_text(results: Mapping[str, Any]) -> str:
-    """The table as CSV with numbers in full: a line a route; errors, n, calls, differences and protocol in columns of their own."""
+    """The table as CSV with numbers in full: a line a route, and a column for each number that a measure's rows have."""
     known, singles = measures(results), experts(results)
     rows = table(results)
-    asked = {m.key: dict.fromkeys(n for row in rows for n in row.rows.get(m.key, {}).get("nfe_per_expert") or ()) for m in known}
+    facts = {m.key: list(dict.fromkeys(name for row in rows for name in _facts(row.rows.get(m.key, {})))) for m in known}
     lines = [
-        _csv_row(row, known, singles, asked) | _csv_published(results, row, rows, known) | {"partial": bool(results.get("partial"))}
-        for row in rows
+        _csv_row(row, known, singles, facts) | _csv_published(results, row, rows, known) | {"partial": row.partial} for row in rows
     ]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(lines[0]) if lines else ["label"], lineterminator="\n")
@@ -101,7 +99,21 @@ def csv_text(results: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _csv_row(row: Row, known: Sequence[Measure], singles: Sequence[str], asked: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+def _facts(told: Mapping[str, Any], within: str = "") -> dict[str, float]:
+    """The numbers that a result row has beside its value, error, n and differences, by name; those of mappings by both names."""
+    found: dict[str, float] = {}
+    for key, value in told.items():
+        name = f"{within}{key}"
+        if name in OF_ROUTES or name in ("value", "standard_error", "n", "nfe", "protocol", "paired"):
+            continue
+        if isinstance(value, Mapping):
+            found |= _facts(value, f"{'nfe' if name == 'nfe_per_expert' else name}_")
+        elif isinstance(value, (int, float)):
+            found[name] = value
+    return found
+
+
+def _csv_row(row: Row, known: Sequence[Measure], singles: Sequence[str], facts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     line: dict[str, Any] = {"run": row.run} if row.run else {}
     line |= {"label": row.label, "route": row.route, "eta": row.eta, "switch": row.written}
     line |= {"gamma_switch": " ".join(map(repr, row.switches)), "best": row.best}
@@ -113,7 +125,8 @@ def _csv_row(row: Row, known: Sequence[Measure], singles: Sequence[str], asked: 
             f"{key}_n": whole.get("n"),
             f"{key}_nfe": row.nfe(measure),
         }
-        line |= {f"{key}_nfe_{name}": (whole.get("nfe_per_expert") or {}).get(name) for name in asked[key]}
+        own = _facts(whole)
+        line |= {f"{key}_{name}": own.get(name) for name in facts[key]}
         for single in singles:
             pair = row.differences.get(key, {}).get(single, Number())
             line |= {f"{key}_minus_{single}": pair.value, f"{key}_minus_{single}_standard_error": pair.error}
@@ -124,8 +137,6 @@ def _csv_row(row: Row, known: Sequence[Measure], singles: Sequence[str], asked: 
 def _csv_published(results: Mapping[str, Any], row: Row, rows: Sequence[Row], known: Sequence[Measure]) -> dict[str, Any]:
     line: dict[str, Any] = {}
     for measure in known:
-        if any("repeat_standard_deviation" in other.rows.get(measure.key, {}) for other in rows):
-            line[f"{measure.key}_repeat_standard_deviation"] = row.rows.get(measure.key, {}).get("repeat_standard_deviation")
         if any(published.beside(results, other.rows.get(measure.key)) for other in rows):
             own = row.rows.get(measure.key)
             values = published.beside(results, own)

@@ -8,7 +8,7 @@ from typing import Any
 
 from snrouter.report import html, pictures, plots
 from snrouter.report.folder import Folder
-from snrouter.report.html import BEST, section
+from snrouter.report.html import BEST, Section, section
 from snrouter.report.tables import Row, table
 
 SAMPLES, TRACES, PICTURES = 2_200_000, 950_000, 950_000
@@ -18,7 +18,7 @@ _TRACED = 2
 """Samples whose way is shown."""
 
 
-def samples(folder: Folder, share: float) -> str:
+def samples(folder: Folder, share: float) -> Section:
     """The first samples of each route."""
     rows = [row for row in table(folder.results) if pictures.pictured(folder.samples.get(row.label))]
     shown = {row.label: folder.samples[row.label][: pictures.SHOWN] for row in rows}
@@ -32,7 +32,7 @@ def samples(folder: Folder, share: float) -> str:
     return section("Samples", html.strips(lines), note=note)
 
 
-def trace(folder: Folder, share: float) -> str:
+def trace(folder: Folder, share: float) -> Section:
     """What each route takes the image to be on its way from noise to data, and which expert is asked there."""
     rows = [row for row in table(folder.results) if row.label in folder.trace and folder.trace[row.label].ndim == 5]
     blocks = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import Any
@@ -21,11 +22,34 @@ _MANY = 10
 """Columns of a table beyond which its text is smaller."""
 
 
-def section(title: str, *parts: str, note: str = "") -> str:
-    """A heading, a note and what is below; nothing where nothing is."""
-    inner = "\n".join(filter(None, parts))
-    said = f'<p class="note">{note}</p>\n' if note else ""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{said}{inner}\n</section>" if inner else ""
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is below it; false where nothing is.
+
+    Attributes:
+        title: the heading.
+        parts: HTML, or sections of their own.
+        note: HTML that stands before them.
+    """
+
+    title: str
+    parts: Sequence[str | Section]
+    note: str = ""
+
+    def __bool__(self) -> bool:
+        return any(self.parts)
+
+    def html(self, level: int = 2, anchor: str = "") -> str:
+        """Its HTML, with headings from a level on."""
+        said = [f'<p class="note">{self.note}</p>'] if self.note else []
+        said += [part.html(level + 1) if isinstance(part, Section) else part for part in self.parts if part]
+        inner = "\n".join([f"<h{level}>{escape(self.title)}</h{level}>", *said])
+        return f'<section id="{anchor}">\n{inner}\n</section>' if anchor else inner
+
+
+def section(title: str, *parts: str | Section, note: str = "") -> Section:
+    """A heading, a note and what is below."""
+    return Section(title, parts, note)
 
 
 def table(shown: Sequence[Column], rows: Sequence[Row], colours: Mapping[str, int], families: bool = False) -> str:
@@ -39,33 +63,42 @@ def table(shown: Sequence[Column], rows: Sequence[Row], colours: Mapping[str, in
     """
     kept = [column for column in shown if column.kind in _HEADS or {*column.cells} != {MISSING}]
     groups = [column.family if families else column.group for column in kept]
-    heads = []
-    for group, members in groupby(range(len(kept)), key=lambda i: groups[i]):
-        span = len(list(members))
-        heads.append(f'<th colspan="{span}"{_FIRST if group else ""}>{heading(group)}</th>')
-    titles = [column.heading if families else column.title for column in kept]
     first = [bool(groups[i]) and groups[i] != groups[i - 1] for i in range(len(kept))]
-    kinds = [_NAME if column.kind in _HEADS else _FIRST if opens else "" for column, opens in zip(kept, first, strict=True)]
-    names = (f"<th{kind}>{heading(title)}</th>" for title, kind in zip(titles, kinds, strict=True))
+    upper, lower = list[str](), list[str]()
+    for group, members in groupby(range(len(kept)), key=lambda i: groups[i]):
+        own = [(kept[i], _NAME if kept[i].kind in _HEADS else _FIRST if first[i] else "") for i in members]
+        if group:
+            upper.append(f'<th colspan="{len(own)}"{_FIRST}>{heading(group)}</th>')
+        spans = "" if group or not any(groups) else ' rowspan="2"'
+        (lower if group else upper).extend(f"<th{kind}{spans}>{_title(column, families)}</th>" for column, kind in own)
     body, last = [], ""
     for i, row in enumerate(rows):
         cells = [_cell(column, i, row, opens, last, colours) for column, opens in zip(kept, first, strict=True)]
         said = " ".join(kind for kind, holds in (("best", row.best), ("apart", row.run != last and i > 0)) if holds)
         body.append(f"<tr{f' class={said!r}' if said else ''}>{''.join(cells)}</tr>\n")
         last = row.run
-    head = f'<tr class="groups">{"".join(heads)}</tr><tr>{"".join(names)}</tr>'
+    head = "".join(f"<tr>{''.join(cells)}</tr>" for cells in (upper, lower) if cells)
     wide = ' class="wide"' if len(kept) > _MANY else ""
     return f'<div class="scroll" tabindex="0"><table{wide}>\n<thead>{head}</thead>\n<tbody>\n{"".join(body)}</tbody></table></div>'
 
 
+def _title(column: Column, families: bool) -> str:
+    """A column's own heading: what is told of its measure, or where families head the table, the measure; n with its value."""
+    count = f"n {column.n}" if column.n else ""
+    if families:
+        own = column.title if column.kind == "detail" else column.heading  # a detail stands beside its measure
+        return heading(own) + (f" <small>{count}</small>" if count else "")
+    return heading(column.title or count)
+
+
 def _cell(column: Column, i: int, row: Row, opens: bool, last: str, colours: Mapping[str, int]) -> str:
     if column.kind == "run":
-        return f'<th class="run">{escape(row.run) if row.run != last else ""}</th>'
+        return f'<th class="run">{escape(column.cells[i]) if row.run != last else ""}</th>'
     if column.kind == "route":
         return f'<th scope="row">{swatch(row.label, colours) if row.single else ""}{escape(row.label)}</th>'
-    classes = ["first"] if opens else []
-    classes += ["faint"] if column.faint and column.faint[i] else ["value"] if column.kind == "value" and not column.title else []
-    return f'<td class="{" ".join(classes)}">{typeset(column.cells[i])}</td>'
+    classes = [kind for kind, holds in (("first", opens), ("faint", column.faint and column.faint[i])) if holds]
+    named = f' class="{" ".join(classes)}"' if classes else ""
+    return f"<td{named}>{typeset(column.cells[i])}</td>"
 
 
 def figure(svg: str, caption: str) -> str:
@@ -110,8 +143,9 @@ def swatch(label: str, colours: Mapping[str, int]) -> str:
 
 
 def heading(text: str) -> str:
-    """A heading with its variant small below it and its arrow at its last word."""
-    title, arrow = (text[:-2], f"\N{NO-BREAK SPACE}{text[-1]}") if text.endswith((" ↓", " ↑")) else (text, "")
+    """A heading with its variant small below it and its arrow and mark at its last word."""
+    title = text.rstrip(" ↓↑†")
+    arrow = text[len(title) :].replace(" ", "\N{NO-BREAK SPACE}")
     parts = _VARIANT.fullmatch(title)
     if parts is None:
         return escape(title) + arrow

@@ -11,27 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from snrouter.report import protocol
-from snrouter.report.number import Number, Unit, finite, power
+from snrouter.report.number import Number, Unit, finite, places, power
 
 LOWER, HIGHER = "lower", "higher"
 
-_BUILT_IN: Mapping[str, tuple[str, str, str]] = {
-    "bpd": ("bits/dim", LOWER, "Likelihood"),
-    "fid": ("Fréchet distance", LOWER, "Quality"),
-    "kid": ("kernel distance", LOWER, "Quality"),
-    "inception_score": ("Inception Score", HIGHER, "Quality"),
-    "precision": ("precision", HIGHER, "Quality"),
-    "recall": ("recall", HIGHER, "Quality"),
-    "lpips": ("LPIPS", LOWER, "Pairs"),
-    "ssim": ("SSIM", HIGHER, "Pairs"),
-    "psnr": ("PSNR", HIGHER, "Pairs"),
-    "nearest_neighbour": ("nearest-neighbour distance", "", "Checks"),
-    "cost": ("seconds/image", LOWER, "Cost"),
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "Likelihood": ("bpd",),
+    "Quality": ("fid", "kid", "inception_score", "precision", "recall"),
+    "Further": (),
+    "Pairs": ("lpips", "ssim", "psnr"),
+    "Checks": ("nearest_neighbour",),
+    "Cost": ("cost",),
 }
-"""Of a metric known by name: what it is called and which way is better, where its rows do not say, and its family."""
+"""The metrics of each family, in the order of columns; those of other packages are in "Further"."""
 
-FAMILIES = ("Likelihood", "Quality", "Further", "Pairs", "Checks", "Cost")
-"""The order of columns; metrics of other packages are in "Further"."""
+PUBLISHED = {"bpd": "bits/dim", "fid": "Fréchet distance", "kid": "KID", "inception_score": "Inception Score"}
+"""What metrics are called whose numbers are published and not measured; measured ones say it in their rows."""
 
 _VARIANTS = {
     "vlb": "VLB",
@@ -41,9 +36,10 @@ _VARIANTS = {
     "inception": "Inception features",
     "same_noise": "same noise",
 }
-_ROUTES = ["label", "route", "expert", "experts", "interval", "eta", "gamma_switch", "gamma_switches", "switch"]
+OF_ROUTES = ("label", "route", "expert", "experts", "interval", "eta", "gamma_switch", "gamma_switches", "switch")
+"""What a row says of its route."""
 _MEASURED = ["value", "standard_error", "n", "nfe", "nfe_per_expert", "seconds", "terms", "protocol", "paired"]
-_NOT_VARIANT = frozenset(["metric", "title", "better", "run", "measure", *_ROUTES, *_MEASURED])
+_NOT_VARIANT = frozenset(["metric", "title", "better", "run", "measure", *OF_ROUTES, *_MEASURED])
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ class Measure:
         family: one of `FAMILIES`.
         unit: what its numbers are told in.
         sampled: whether it is measured on samples rather than on data.
+        note: what its rows say is to be borne in mind; "" for nothing.
     """
 
     key: str
@@ -69,6 +66,7 @@ class Measure:
     family: str
     unit: Unit
     sampled: bool
+    note: str = ""
 
     @property
     def arrow(self) -> str:
@@ -76,8 +74,16 @@ class Measure:
         return {LOWER: "↓", HIGHER: "↑"}.get(self.better or "", "")
 
     def gain(self, difference: Number) -> int | None:
-        """Of a difference: 1 for better and -1 for worse beyond its error, 0 within, None when that is not known."""
-        return None if difference.sign is None else difference.sign * (1 if self.better == HIGHER else -1)
+        """Of a difference: 1 for better, -1 for worse beyond its error, 0 within that or rounding, None where it is not known."""
+        if difference.value is None or difference.sign is None:
+            return None
+        if not difference.sign or abs(difference.value) < (self.unit.finest or 0.0):
+            return 0
+        return difference.sign * {LOWER: -1, HIGHER: 1}[self.better] if self.better else None
+
+    def text(self, told: Number, signed: bool = False) -> str:
+        """One of its numbers or differences in words, to no more digits than are known."""
+        return told.text(places([told], self.unit.finest), signed)
 
     def loss(self, value: float) -> float:
         """The value, or its negative where higher is better: of two routes, the better has less of it."""
@@ -98,7 +104,7 @@ def measures(results: Mapping[str, Any]) -> list[Measure]:
     asked = [entry.get("metric") for spec in specs(results).values() for entry in spec.get("evaluate", ())]
 
     def place(measure: Measure) -> tuple[int, int]:
-        return FAMILIES.index(measure.family), asked.index(measure.metric) if measure.metric in asked else len(asked)
+        return list(FAMILIES).index(measure.family), asked.index(measure.metric) if measure.metric in asked else len(asked)
 
     return sorted(found, key=place)
 
@@ -132,18 +138,18 @@ def _measure(key: Key, rows: Sequence[Mapping[str, Any]], others: Sequence[Seque
     words = variant_words(variant)
     if others:
         words += _distinguishing(rows, others) or [f"no. {turn}"]
-    title, better, family = _BUILT_IN.get(metric, (metric, "", "Further"))
-    said = rows[0].get("protocol") or {}
-    name = str(rows[0].get("title") or title)
+    name = str(rows[0].get("title") or metric)
+    notes = dict.fromkeys(row["protocol"]["note"] for row in rows if (row.get("protocol") or {}).get("note"))
     return Measure(
         key=key_of(key),
         metric=metric,
         name=name,
         title=titled(name, words),
-        better=rows[0].get("better") or better or None,
-        family=family,
-        unit=power(number(row) for row in rows),
-        sampled="final" in said and "data" not in said,  # a reconstruction has both
+        better=rows[0].get("better") or None,
+        family=next((family for family, metrics in FAMILIES.items() if metric in metrics), "Further"),
+        unit=power([number(row) for row in rows]),
+        sampled=sampled(rows[0]),
+        note="; ".join(map(str, notes)),
     )
 
 
@@ -153,6 +159,11 @@ def _measure(key: Key, rows: Sequence[Mapping[str, Any]], others: Sequence[Seque
 def number(row: Mapping[str, Any]) -> Number:
     """The row's value with its error."""
     return Number(finite(row.get("value")), finite(row.get("standard_error")))
+
+
+def sampled(row: Mapping[str, Any]) -> bool:
+    """Whether a row's number is of samples, which something drew, rather than of data and what becomes of them."""
+    return "final" in (row.get("protocol") or {}) and row.get("pairs") != "reconstruction"
 
 
 def run_of(row: Mapping[str, Any]) -> str:
@@ -167,10 +178,10 @@ def specs(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {"": results.get("spec") or {}}
 
 
-def chosen(results: Mapping[str, Any], run: str) -> str | None:
-    """Label of the route that a run's sweep chose."""
-    own = results["runs"][run] if "runs" in results else results
-    return (own.get("best") or {}).get("label")
+def run_named(results: Mapping[str, Any], run: str) -> Mapping[str, Any]:
+    """What results.json of a run holds beside its rows."""
+    own: Mapping[str, Any] = results["runs"][run] if "runs" in results else results
+    return own
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -191,11 +202,6 @@ def key_of(key: Key) -> str:
 def _variant(row: Mapping[str, Any]) -> list[str]:
     extra = {key: f"against {value}" if key == "against" else value for key, value in row.items() if key not in _NOT_VARIANT}
     return [value if isinstance(value, str) else key for key, value in extra.items() if isinstance(value, str) or value is True]
-
-
-def metric_name(metric: str) -> str:
-    """What a metric is called in a sentence, where no row says it."""
-    return _BUILT_IN.get(metric, (metric,))[0]
 
 
 def variant_words(variant: Iterable[str]) -> list[str]:

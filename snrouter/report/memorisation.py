@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from snrouter.report import html, plots
 from snrouter.report.columns import Column
 from snrouter.report.folder import Folder
 from snrouter.report.gallery import beside
-from snrouter.report.html import section
+from snrouter.report.html import Section, section
 from snrouter.report.measures import Measure, measures
 from snrouter.report.number import MISSING, SIGNIFICANT, Number, aligned, finite
 from snrouter.report.tables import Row, table
@@ -23,34 +23,35 @@ _PAIRS = "Samples that are most like a training image, and below each that image
 Rows = Sequence[tuple[Row, Mapping[str, Any]]]
 
 
-def memorisation(folder: Folder, share: float) -> str:
+def memorisation(folder: Folder, share: float) -> Section:
     """Words, a table and pairs of images; nothing where nearest neighbours were not looked for."""
-    parts = []
-    for measure in measures(folder.results):
-        rows = [(row, row.rows[measure.key]) for row in table(folder.results) if measure.key in row.rows]
-        if measure.metric == "nearest_neighbour" and rows:
-            said = "".join(f"<li>{html.typeset(sentence)}</li>" for sentence in sentences(rows))
-            shown = html.table(_columns(measure, rows), [row for row, _ in rows], plots.expert_colours(folder.results))
-            parts.append(f'<ul class="lede">{said}</ul>\n{shown}')
-    pairs = beside(folder, "nearest_neighbour", _PAIRS, share) if parts else ""
+    found = {m: _rows(folder.results, m) for m in measures(folder.results) if m.metric == "nearest_neighbour"}
+    whole = [sentence for rows in found.values() for sentence in (*_copies(rows, "exact"), *_overlap(rows))]
+    parts: list[str | Section] = [_listed(dict.fromkeys(whole))]
+    for measure, rows in found.items():
+        shown = html.table(_columns(measure, rows), [row for row, _ in rows], plots.expert_colours(folder.results))
+        told = [_listed([*_copies(rows, "near"), *_distances(rows)]), shown]
+        parts += [section(measure.title, *told)] if len(found) > 1 else told
+    pairs = beside(folder, "nearest_neighbour", _PAIRS, share) if found else ""
     return section("Memorisation and leakage", *parts, pairs)
 
 
-def sentences(rows: Rows) -> list[str]:
-    """What was found: copies of training images among the samples, their distances, and what the data share with them."""
-    return [*_copies(rows), *_distances(rows), *_overlap(rows)]
+def _rows(results: Mapping[str, Any], measure: Measure) -> Rows:
+    return [(row, row.rows[measure.key]) for row in table(results) if measure.key in row.rows]
 
 
-def _copies(rows: Rows) -> list[str]:
-    said = []
-    for key, kind in (("exact_copies", "exact copies"), ("near_copies", "near copies")):
-        counts = {row.label: finite(own.get(key)) for row, own in rows}
-        if all(count is None for count in counts.values()):
-            continue
-        having = {label: f"{count:g}" for label, count in counts.items() if count}
-        told = ", ".join(f"{count} of {_n(rows, label)} for {label}" for label, count in having.items())
-        said.append(f"{kind.capitalize()} of training images among the samples: {told or 'none'}.")
-    return said
+def _listed(sentences: Iterable[str]) -> str:
+    said = "".join(f"<li>{html.typeset(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="lede">{said}</ul>' if said else ""
+
+
+def _copies(rows: Rows, kind: str) -> list[str]:
+    """Copies of training images among the samples: exact, of whatever features, or near ones."""
+    counts = {row.label: finite(own.get(f"{kind}_copies")) for row, own in rows}
+    if all(count is None for count in counts.values()):
+        return []
+    told = ", ".join(f"{count:g} of {_n(rows, label)} for {label}" for label, count in counts.items() if count)
+    return [f"{kind.capitalize()} copies of training images among the samples: {told or 'none'}."]
 
 
 def _distances(rows: Rows) -> list[str]:
@@ -99,7 +100,7 @@ def _columns(measure: Measure, rows: Rows) -> list[Column]:
         Column(measure.title, "unseen images", aligned(unseen, unit=measure.unit)),
         Column("copies among samples", "exact", [_count(own.get("exact_copies")) for _, own in rows]),
         Column("copies among samples", "near", [_count(own.get("near_copies")) for _, own in rows]),
-        Column("copies among samples", "as near as the nearest unseen", [MISSING if p is None else f"{p:.1%}" for p in part]),
+        Column("as near as 1 in 100 unseen images", "1% expected", [MISSING if p is None else f"{p:.1%}" for p in part]),
     ]
 
 

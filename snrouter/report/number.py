@@ -1,6 +1,7 @@
 """Numbers: a value with its standard error, and how a column of them is written.
 
-The digits of a column follow its errors, two digits of the median one. A column of tiny or of huge numbers is told in a power of
+The digits of a column follow its errors, two digits of the median one, but no more than six of its values: what is beyond them is
+rounding. A column of tiny or of huge numbers is told in a power of
 ten that its heading names, so that 0.00123 +- 0.00020 is 1.23 +- 0.20 in 10^-3.
 """
 
@@ -17,7 +18,7 @@ MISSING = "–"
 SIGNIFICANT = 2.0
 """A difference counts as one when it exceeds this many of its standard errors."""
 
-_DECIMALS = 9
+_DIGITS = 6
 _TINY, _HUGE = 1e-2, 1e6
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -42,7 +43,8 @@ class Number:
         if self.value is None:
             return MISSING
         shown = places([self]) if decimals is None else decimals
-        value = f"{self.value:{'+' if signed else ''},.{shown}f}"
+        rounded = round(self.value, shown) + 0.0  # no minus before a zero
+        value = f"{rounded:{'+' if signed else ''},.{shown}f}"
         return value if self.error is None else f"{value} ± {self.error:,.{shown}f}"
 
     def over(self, unit: float) -> Number:
@@ -59,10 +61,12 @@ class Unit:
     Attributes:
         size: one unit.
         name: for the heading, e.g. "in 10⁻³"; "" for one.
+        finest: what is less than this, itself not in this unit, is rounding and not told; None where the numbers told decide.
     """
 
     size: float = 1.0
     name: str = ""
+    finest: float | None = None
 
 
 ONE = Unit()
@@ -73,30 +77,39 @@ def finite(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def places(numbers: Sequence[Number]) -> int:
-    """Decimals that show two digits of the median error, or without errors four digits of the largest value."""
+def finest(numbers: Iterable[Number]) -> float:
+    """The last of the digits that are told of numbers of the size of the median one; 0 where all are zero."""
+    sizes = sorted(abs(n.value) for n in numbers if n.value)
+    return 10.0 ** (math.floor(math.log10(sizes[len(sizes) // 2])) + 1 - _DIGITS) if sizes else 0.0
+
+
+def places(numbers: Sequence[Number], least: float | None = None) -> int:
+    """Decimals that show two digits of the median error, or without errors four digits of the largest value; none below `least`."""
     errors = sorted(n.error for n in numbers if n.error)
     if errors:
         digits, size = 1, errors[len(errors) // 2]
     else:
         digits, size = 3, max((abs(n.value) for n in numbers if n.value), default=1.0)
-    return min(max(digits - math.floor(math.log10(size)), 0), _DECIMALS)
+    least = finest(numbers) if least is None else least
+    most = -round(math.log10(least)) if least else digits
+    return max(min(digits - math.floor(math.log10(size)), most), 0)
 
 
 def aligned(numbers: Sequence[Number], signed: bool = False, unit: Unit = ONE) -> list[str]:
     """A column of numbers with the same decimals."""
     told = [number.over(unit.size) for number in numbers]
-    shown = places(told)
+    shown = places(told, None if unit.finest is None else unit.finest / unit.size)
     return [number.text(shown, signed) for number in told]
 
 
-def power(numbers: Iterable[Number]) -> Unit:
+def power(numbers: Sequence[Number]) -> Unit:
     """The power of a thousand that a column of tiny or huge numbers is told in; else one."""
+    least = finest(numbers)
     largest = max((abs(n.value) for n in numbers if n.value), default=1.0)
     if _TINY <= largest < _HUGE:
-        return ONE
+        return Unit(finest=least)
     exponent = 3 * math.floor(math.log10(largest) / 3)
-    return Unit(10.0**exponent, f"in 10{str(exponent).translate(_RAISED)}")
+    return Unit(10.0**exponent, f"in 10{str(exponent).translate(_RAISED)}", least)
 
 
 def memory(sizes: Iterable[float]) -> Unit:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ from snrouter.report.folder import Folder, names
 from snrouter.report.gallery import samples, trace
 from snrouter.report.html import typeset
 from snrouter.report.memorisation import memorisation
-from snrouter.report.tables import table
+from snrouter.report.tables import stamp, table
 from snrouter.report.wording import find
 
 
@@ -66,17 +65,22 @@ def render(folders: Sequence[Folder], mixed: bool = False) -> str:
 def _top(results: Mapping[str, Any], called: Sequence[str]) -> str:
     """What stands above the articles of several runs: their names and their one table."""
     links = "".join(f'<li><a href="#r{i}">{escape(name)}</a></li>' for i, name in enumerate(called))
-    return f"<header>\n<h1>{len(called)} runs</h1>\n<ul>{links}</ul>\n{sections.results(results)}\n</header>\n"
+    shown = sections.results(results).html(anchor="all")
+    return f"<header>\n<h1>{len(called)} runs</h1>\n<ul>{links}</ul>\n{_stamp(results)}{shown}\n</header>\n"
+
+
+def _stamp(results: Mapping[str, Any]) -> str:
+    said = stamp(table(results))
+    return f'<p class="partial">{escape(said)}</p>\n' if said else ""
 
 
 def _article(folder: Folder, name: str, prefix: str, runs: int) -> str:
     results, finding, alone = folder.results, find(folder.results), runs == 1
     said = typeset(finding.sentence)
     heading = f"<h1>{said}</h1>" if alone else f'<h2 class="run">{escape(name)}</h2>\n<p class="finding">{said}</p>'
-    stamp = '<p class="partial">PARTIAL: a limit cut this run short. These are not the numbers its spec asks for.</p>\n'
     remarks = "".join(f"<li>{typeset(sentence)}</li>" for sentence in finding.remarks)
     opening = [
-        stamp if results.get("partial") else "",
+        _stamp(results),
         f'<p class="kind">{escape(_kind(results, name))}</p>\n',
         heading,
         sections.figures(results),
@@ -96,25 +100,14 @@ def _article(folder: Folder, name: str, prefix: str, runs: int) -> str:
         sections.environment(folder),
         sections.spec(folder),
     ]
-    beside = sections.trade_off(results, prefix)
-    found = _anchored([part for part in (beside, *below) if part], prefix)
-    contents = _contents(found[1:] if beside else found)
-    if not alone:  # the run's name stands above its sections
-        found = [re.sub(r"<(/?)h([23])>", lambda tag: f"<{tag[1]}h{int(tag[2]) + 1}>", part) for part in found]
-    head = f'<div class="opening">\n<div>{"".join(filter(None, opening))}</div>\n{found.pop(0) if beside else ""}</div>'
-    text = f"{head}\n{contents}\n" + "\n".join(found)
+    beside, level = sections.trade_off(results, prefix), 2 if alone else 3  # a run's name stands above its sections
+    found = {f"{prefix}-s{i}": part for i, part in enumerate(filter(None, below), 1)}
+    contents = "".join(f'<a href="#{anchor}">{escape(part.title)}</a>' for anchor, part in found.items())
+    plot = beside.html(level, f"{prefix}-s0") if beside else ""
+    head = f'<div class="opening">\n<div>{"".join(filter(None, opening))}</div>\n{plot}</div>'
+    text = "\n".join([head, f"<nav>{contents}</nav>", *(part.html(level, anchor) for anchor, part in found.items())])
     kind = "" if alone else ' class="many"'
     return f'<article id="{prefix}"{kind}>\n{text}\n</article>'
-
-
-def _anchored(found: Iterable[str], prefix: str) -> list[str]:
-    return [part.replace("<section>", f'<section id="{prefix}-s{i}">', 1) for i, part in enumerate(found)]
-
-
-def _contents(found: Sequence[str]) -> str:
-    """Links to the sections."""
-    titles = [re.search(r'<section id="([^"]*)">\s*<h2>(.*?)</h2>', part) for part in found]
-    return f'<nav>{"".join(f"""<a href="#{title[1]}">{title[2]}</a>""" for title in titles if title)}</nav>'
 
 
 def _kind(results: Mapping[str, Any], name: str) -> str:

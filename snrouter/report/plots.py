@@ -52,6 +52,9 @@ _STYLE: Any = {
 _OFFSETS = ((10, 3), (-10, 3), (10, -14), (-10, -14), (14, 14), (-14, 14), (14, -26), (-14, -26))
 """Where a label may stand beside its point, in points, the favourite first."""
 
+_NEAR = 0.08
+"""Lines that are nearer than this part of all values have their labels beside one another."""
+
 
 def expert_colours(results: Mapping[str, Any]) -> dict[str, int]:
     """Number of the colour of each expert, the low-noise one first."""
@@ -125,8 +128,8 @@ def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
             _point(axes, *point, results)
         axes.set_xlim(*_window([dx for _, dx, _ in near]))
         axes.set_ylim(*_window([dy for _, _, dy in near]))
-        axes.set_xlabel(f"{_named(x)} minus that of {_short(across)}")
-        axes.set_ylabel(f"{_named(y)} minus that of {_short(up)}")
+        axes.set_xlabel(_named(x, f" minus that of {_short(across)}"))
+        axes.set_ylabel(_named(y, f" minus that of {_short(up)}"))
         _annotate(figure, axes, points)
         return _svg(figure, prefix)
 
@@ -142,7 +145,10 @@ def _window(numbers: Sequence[Number]) -> tuple[float, float]:
 
 
 def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | None:
-    """One measure against eta, single experts as lines with bands of a standard error; None with fewer than two thresholds."""
+    """One measure against eta, single experts as lines with bands of a standard error.
+
+    None with fewer than two thresholds, or where all of them and the experts are equal.
+    """
     import matplotlib as mpl
 
     rows = _measured(table(results), measure)
@@ -151,6 +157,10 @@ def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | No
         return None
     colours = expert_colours(results)
     etas = [row.eta for row in along if row.eta is not None]
+    levels = [_known(row, measure)[0] for row in rows]
+    if (max(levels) - min(levels)) * measure.unit.size < (measure.unit.finest or 0.0) or max(levels) == min(levels):
+        return None
+    taken = list[tuple[float, float]]()
     values, errors = zip(*(_known(row, measure) for row in along), strict=True)
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(4.9, 3.3)
@@ -159,7 +169,9 @@ def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | No
             colour = _EXPERTS[colours[row.label]]
             axes.axhspan(value - error, value + error, color=colour, alpha=0.14, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.4)
-            start = _room(etas, values, value)
+            near = [start for start, level in taken if abs(level - value) < _NEAR * (max(levels) - min(levels))]
+            start = _room(etas, values, value, near)
+            taken.append((start, value))
             place: Any = ("axes fraction", "data")
             text = f"{_short(row.label)} alone"
             label = axes.annotate(text, (start, value), (0, 3.5), place, "offset points", color=colour, fontsize=8.5)
@@ -203,9 +215,9 @@ def _point(axes: Axes, row: Row, x: Number, y: Number, results: Mapping[str, Any
         axes.plot(*at, "o", markersize=12, markerfacecolor="none", markeredgecolor=_INK, markeredgewidth=1.4, zorder=4)
 
 
-def _room(etas: Sequence[float], values: Sequence[float], level: float) -> float:
-    """Where along a horizontal line, as a fraction of the axis, a label stands farthest from the curve."""
-    starts = (0.02, 0.38, 0.72)
+def _room(etas: Sequence[float], values: Sequence[float], level: float, taken: Sequence[float]) -> float:
+    """Where along a horizontal line, as a fraction of the axis, a label stands farthest from the curve, and on no other label."""
+    starts = [start for start in (0.02, 0.38, 0.72) if start not in taken] or [0.02]
     span = max(etas) - min(etas)
 
     def nearest(start: float) -> float:
@@ -265,12 +277,14 @@ def _svg(figure: Figure, prefix: str) -> str:
     return text.strip()
 
 
-def _named(measure: Measure) -> str:
-    return ", ".join(filter(None, (measure.name, measure.unit.name)))
+def _named(measure: Measure, more: str = "") -> str:
+    """What an axis is called, its variant on a line of its own."""
+    named = ", ".join(filter(None, (measure.name, measure.unit.name)))
+    return "\n".join(filter(None, (named + more, measure.title.removeprefix(measure.name).strip())))
 
 
 def _direction(measure: Measure) -> str:
-    return _named(measure) + (f", {measure.better} is better" if measure.better else "")
+    return _named(measure, f", {measure.better} is better" if measure.better else "")
 
 
 def corner(x: Measure, y: Measure) -> str:

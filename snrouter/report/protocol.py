@@ -1,8 +1,9 @@
 """Protocol: what two numbers must have in common to stand in one column.
 
 Whatever a row says of how it was made counts, known to us or not, but for what changes a number by chance or by rounding alone: the
-seed, versions, the device, the batch size; and for how its error was found. Images are known by their hash, not by the name of a
-data set. The timing of a route depends on the machine: for it device and batch count, and repetitions do not.
+seed, versions, the device, the batch size; for how its error was found; and for the weights, which are what is compared. Images are
+known by their hash, not by the name of a data set. The timing of a route depends on the machine: for it device and batch count, and
+repetitions do not.
 
 The interval of an expert alone on its own support is the expert's, and no row is asked for it. And what differs between the routes
 of one run is the routes' own.
@@ -19,6 +20,7 @@ Row = Mapping[str, Any]
 """A row of results.json."""
 
 _CHANCE = frozenset({"seed"})
+_MODEL = frozenset({"weights_sha256"})
 _WORDS = frozenset({"error", "note"})
 _ROUNDING = frozenset({"batch_size", "device", "snrouter", "torch", "packages"})
 _OF_THE_MACHINE = frozenset({"batch_size", "device", "torch"})
@@ -31,7 +33,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 def counted(row: Row) -> dict[str, Any]:
     """What a row's number depends on, n included."""
     facts = {"n": row.get("n"), "splits": row.get("splits"), **(row.get("protocol") or {})}
-    left_out = _CHANCE | _ROUNDING | _WORDS
+    left_out = _CHANCE | _ROUNDING | _WORDS | _MODEL
     if row.get("metric") in _TIMED:
         left_out = (left_out - _OF_THE_MACHINE) | {"n", "repetitions"}
     for images in ("data", "reference", "unseen"):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from snrouter.report.measures import sampled
+
 TOLERANCE = 0.01
 """How far two gammas may lie apart and be the same: published ends are rounded."""
 
@@ -28,11 +30,11 @@ def beside(results: Mapping[str, Any], row: Mapping[str, Any] | None) -> list[Va
 def unmeasured(results: Mapping[str, Any], labels: Iterable[str]) -> dict[tuple[str, ...], dict[str, list[Value]]]:
     """Published numbers of the routes with these labels that no result row stands for, by metric and variant, then by route."""
     rows, known = results["results"], set(labels)
-    sampled = {row["metric"] for row in rows if _sampled(row)}
+    of_samples = {row["metric"] for row in rows if sampled(row)}
     found: dict[tuple[str, ...], dict[str, list[Value]]] = {}
     for value in _values(results):
         if value["route"] in known and not any(_same(results, value, row) for row in rows):
-            found.setdefault(_variant(value, value["metric"] in sampled), {}).setdefault(value["route"], []).append(value)
+            found.setdefault(_variant(value, value["metric"] in of_samples), {}).setdefault(value["route"], []).append(value)
     return found
 
 
@@ -43,7 +45,7 @@ def difference(results: Mapping[str, Any], row: Mapping[str, Any] | None, values
         return None
     if results.get("partial"):
         return "partial"
-    alike = [v for v in values if v.get("n") == row.get("n") or not (v.get("n") or _sampled(row))]
+    alike = [v for v in values if v.get("n") == row.get("n") or not (v.get("n") or sampled(row))]
     if not alike:
         return "other n" if any(v.get("n") for v in values) else "n not stated"
     return float(min((measured - value["value"] for value in alike), key=abs))
@@ -99,17 +101,13 @@ def _same(results: Mapping[str, Any], value: Value, row: Mapping[str, Any]) -> b
     if value.get("features") and not f"{row.get('features', '')}-".startswith(f"{value['features']}-"):
         return False
     solver = ((results.get("spec") or {}).get("solver") or {}).get("type", "")
-    if _sampled(row) and value.get("sampler") != solver:
+    if sampled(row) and value.get("sampler") != solver:
         return False
     start = (row.get("protocol") or {}).get("gamma_min")
     return value.get("gamma_min") is None or (start is not None and abs(start - value["gamma_min"]) < TOLERANCE)
 
 
-def _sampled(row: Mapping[str, Any]) -> bool:
-    return "final" in (row.get("protocol") or {})
-
-
-def _variant(value: Value, sampled: bool) -> tuple[str, ...]:
+def _variant(value: Value, of_samples: bool) -> tuple[str, ...]:
     words = [value["metric"], *(value[key] for key in ("estimator", "dequantization", "divergence", "features") if value.get(key))]
     if value.get("importance_samples"):
         words.append(f"importance samples {value['importance_samples']}")
@@ -117,7 +115,7 @@ def _variant(value: Value, sampled: bool) -> tuple[str, ...]:
         words.append(f"gamma min {value['gamma_min']:g}")
     if value.get("sampler") and value["metric"] != "bpd":
         words.append(f"{value['sampler']} sampler")
-    return (*words, *(["sampler not stated"] if sampled and not value.get("sampler") else []))
+    return (*words, *(["sampler not stated"] if of_samples and not value.get("sampler") else []))
 
 
 def _number(value: Value, places: int | None) -> str:

@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from snrouter.report import html, plots, published
-from snrouter.report.columns import Column, arranged
+from snrouter.report.columns import NOTED, Column, arranged, notes
 from snrouter.report.folder import Folder
-from snrouter.report.html import section
+from snrouter.report.html import Section, section
 from snrouter.report.measures import measures
 from snrouter.report.number import SIGNIFICANT, Number, aligned, finite
 from snrouter.report.provenance import accounts
@@ -17,17 +17,17 @@ from snrouter.report.tables import Row, table
 from snrouter.report.wording import against, choice, difference_to, find
 
 
-def results(results: Mapping[str, Any]) -> str:
+def results(results: Mapping[str, Any]) -> Section:
     """The table; of many measures that of values alone."""
     ((_, shown), *others), rows = arranged(results), table(results)
     colours = {} if "runs" in results else plots.expert_colours(results)
     return section("Results", html.table(shown, rows, colours, bool(others)), note=" ".join(_legend(results, shown, rows)))
 
 
-def differences(results: Mapping[str, Any]) -> str:
+def differences(results: Mapping[str, Any]) -> Section:
     """Of many measures, their differences from the experts and from published numbers."""
     (_, *others), rows = arranged(results), table(results)
-    parts = [f"<h3>{escape(title)}</h3>\n{html.table(shown, rows, plots.expert_colours(results))}" for title, shown in others]
+    parts = [section(title, html.table(shown, rows, plots.expert_colours(results))) for title, shown in others]
     return section("Differences", *parts, note=_DIFFERENCES)
 
 
@@ -35,19 +35,19 @@ _DIFFERENCES = f"Differences are paired; those within {SIGNIFICANT:g} standard e
 
 
 def _legend(results: Mapping[str, Any], shown: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    notes = ["Mean ± standard error."]
+    said = ["Value ± standard error; n: the images, samples or repetitions that it is of."]
     signs = {"↓": "lower", "↑": "higher"}
-    notes += [f"{sign} {way} is better." for sign, way in signs.items() if any(c.group.endswith(sign) for c in shown)]
+    said += [f"{sign} {way} is better." for sign, way in signs.items() if any(sign in c.group for c in shown)]
     if any(column.kind == "difference" for column in shown):
-        notes.append(_DIFFERENCES)
+        said.append(_DIFFERENCES)
     if any(column.group == "NFE" for column in shown):
-        notes.append("NFE: network calls for one sample or image.")
+        said.append("NFE: network calls for one sample or image.")
     if any(row.single for row in rows):
-        notes.append("An expert alone runs on its own support.")
+        said.append("An expert alone runs on its own support.")
     if any(row.best for row in rows):
         rule = "Marked: the route that each run chose." if "runs" in results else f"Marked: the chosen route, {choice(results)}."
-        notes.append(escape(rule))
-    return notes + [escape(note) for note in published.notes(results, [row.label for row in rows])]
+        said.append(escape(rule))
+    return said + [escape(note) for note in (*notes(results), *published.notes(results, [row.label for row in rows]))]
 
 
 def figures(results: Mapping[str, Any]) -> str:
@@ -57,16 +57,14 @@ def figures(results: Mapping[str, Any]) -> str:
         return ""
     cards = []
     for measure in finding.judged:
-        value, _, error = finding.told.numbers.get(measure.key, Number()).text().partition(" ± ")
-        lines = []
+        value, _, error = measure.text(finding.told.numbers.get(measure.key, Number())).partition(" ± ")
+        lines, title = [], f"{measure.title} {NOTED}" if measure.note else measure.title
         for single in finding.others:
             gain = measure.gain(difference_to(finding.told, single, measure))
             kind = {1: "better", -1: "worse"}.get(gain or 0, "level")
             lines.append(f'<dd class="{kind}">{html.typeset(against(finding.told, single, measure))}</dd>')
         small = f" <small>± {error}</small>" if error else ""
-        cards.append(
-            f"<div><dt>{html.heading(measure.title)}</dt><dd><b>{html.typeset(value)}</b>{small}</dd>{''.join(lines)}</div>"
-        )
+        cards.append(f"<div><dt>{html.heading(title)}</dt><dd><b>{html.typeset(value)}</b>{small}</dd>{''.join(lines)}</div>")
     return f'<dl class="figures">{"".join([*cards, _calls(results, finding.told)])}</dl>'
 
 
@@ -81,18 +79,18 @@ def _calls(results: Mapping[str, Any], row: Row) -> str:
     return f"<div><dt>network calls <small>a {what}</small></dt><dd><b>{own['nfe']:.4g}</b></dd>{lines}</div>"
 
 
-def trade_off(results: Mapping[str, Any], prefix: str) -> str:
+def trade_off(results: Mapping[str, Any], prefix: str) -> Section:
     """Likelihood against quality."""
     axes, whole = plots.axes_of(results), plots.trade_off(results, f"{prefix}-trade")
     if not whole or not axes:
-        return ""
+        return section("Trade-off")
     front = " Dashed: the frontier, routes that no other matches or beats in both." if results.get("frontier") else ""
     ring = " The ring marks the chosen route." if results.get("best") else ""
     caption = f"All routes; towards the {plots.corner(*axes)} is better. Bars are one standard error of each value.{front}{ring}"
     return section("Trade-off", html.figure(whole, caption))
 
 
-def curves(results: Mapping[str, Any], prefix: str) -> str:
+def curves(results: Mapping[str, Any], prefix: str) -> Section:
     """Each measure of the samples or the data along the switch, and routes near the frontier."""
     axes, near = plots.axes_of(results), plots.close_up(results, f"{prefix}-near")
     closer = ""
@@ -120,7 +118,7 @@ def curves(results: Mapping[str, Any], prefix: str) -> str:
 # --- parts of numbers ------------------------------------------------------------------------------------------------
 
 
-def terms(results: Mapping[str, Any]) -> str:
+def terms(results: Mapping[str, Any]) -> Section:
     """The parts that values are sums of, and the blocks or repetitions that they are means of."""
     parts = []
     for measure in measures(results):
@@ -134,11 +132,11 @@ def terms(results: Mapping[str, Any]) -> str:
             numbers = [Number(finite(term.get("value")), finite(term.get("standard_error"))) for term in found]
             shown.append(Column("", name, aligned(numbers)))
         shown.append(Column("", "sum", aligned([row.numbers[measure.key] for row in rows])))
-        parts.append(f"<h3>{escape(measure.title)}</h3>\n{html.table(shown, rows, plots.expert_colours(results))}")
+        parts.append(section(measure.title, html.table(shown, rows, plots.expert_colours(results))))
     return section("Terms", *parts, note="The parts that each value is the sum of.")
 
 
-def blocks(results: Mapping[str, Any]) -> str:
+def blocks(results: Mapping[str, Any]) -> Section:
     """Values of the blocks of samples that a number was taken over."""
     parts = []
     for measure in measures(results):
@@ -156,21 +154,20 @@ def blocks(results: Mapping[str, Any]) -> str:
 # --- protocol and provenance -----------------------------------------------------------------------------------------
 
 
-def protocol(results: Mapping[str, Any]) -> str:
+def protocol(results: Mapping[str, Any]) -> Section:
     """How each number was made: once what is common to all, then what is common to a measure, then what differs by route."""
     parts = []
     for account in accounts(results):
-        parts.append(f"<h3>{escape(account.title)}</h3>\n{html.facts(account.facts)}")
-        if account.differing:
-            parts.append(f'<p class="note">What differs by route:</p>\n{html.facts(account.differing)}')
+        by_route = f'<p class="note">What differs by route:</p>\n{html.facts(account.differing)}' if account.differing else ""
+        parts.append(section(account.title, html.facts(account.facts), by_route))
     return section("Protocol", *parts)
 
 
-def environment(folder: Folder) -> str:
+def environment(folder: Folder) -> Section:
     """Versions and platform."""
     return section("Environment", html.facts(folder.environment) if folder.environment else "")
 
 
-def spec(folder: Folder) -> str:
+def spec(folder: Folder) -> Section:
     """The spec as it ran."""
     return section("Spec", f"<pre>{escape(folder.spec)}</pre>")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snrouter.report.measures import Measure, chosen, grouped, key_of, label_of, measures, number, run_of, specs
+from snrouter.report.measures import Measure, grouped, key_of, label_of, measures, number, run_named, run_of, specs
 from snrouter.report.number import Number, finite
 
 
@@ -29,6 +29,7 @@ class Row:
         differences: by measure key and single expert's label, this route minus that expert, paired.
         rows: the result rows by measure key.
         run: name of the run, where there are several.
+        partial: whether a limit cut its run short.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Row:
     differences: Mapping[str, Mapping[str, Number]]
     rows: Mapping[str, Mapping[str, Any]]
     run: str = ""
+    partial: bool = False
 
     @property
     def single(self) -> bool:
@@ -60,7 +62,7 @@ def table(results: Mapping[str, Any]) -> list[Row]:
     for key, rows in grouped(results).items():
         for row in rows:
             by_route.setdefault((run_of(row), label_of(row)), {})[key_of(key)] = row
-    made = [_row(run, label, rows, label == chosen(results, run), known) for (run, label), rows in by_route.items()]
+    made = [_row(run_named(results, run), run, label, rows, known) for (run, label), rows in by_route.items()]
     return sorted(made, key=lambda row: (list(of_run).index(row.run), *_place(row, of_run[row.run])))
 
 
@@ -69,7 +71,14 @@ def experts(results: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(row.label for row in reversed(table(results)) if row.single))
 
 
-def _row(run: str, label: str, rows: Mapping[str, Mapping[str, Any]], best: bool, known: Sequence[Measure]) -> Row:
+def stamp(rows: Sequence[Row]) -> str:
+    """The warning that limits cut runs short, with the names of several; "" where none was."""
+    cut = dict.fromkeys(row.run for row in rows if row.partial)
+    which = ", ".join(cut) or "this run"
+    return f"PARTIAL: a limit cut {which} short. These are not the numbers that its spec asks for." if cut else ""
+
+
+def _row(whole: Mapping[str, Any], run: str, label: str, rows: Mapping[str, Mapping[str, Any]], known: Sequence[Measure]) -> Row:
     first = next(iter(rows.values()))
     switches = first.get("gamma_switches") or ([first["gamma_switch"]] if first.get("gamma_switch") is not None else [])
     return Row(
@@ -78,7 +87,7 @@ def _row(run: str, label: str, rows: Mapping[str, Mapping[str, Any]], best: bool
         eta=finite(first.get("eta")),
         switches=tuple(switches),
         written=_written(first.get("switch") or {}),
-        best=best,
+        best=label == (whole.get("best") or {}).get("label"),
         numbers={key: number(row) for key, row in rows.items()},
         differences={
             key: {
@@ -89,6 +98,7 @@ def _row(run: str, label: str, rows: Mapping[str, Mapping[str, Any]], best: bool
         },
         rows={measure.key: rows[measure.key] for measure in known if measure.key in rows},
         run=run,
+        partial=bool(whole.get("partial")),
     )
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from snrouter.report import published
-from snrouter.report.columns import Column, columns
-from snrouter.report.tables import table
+from snrouter.report.columns import Column, columns, notes
+from snrouter.report.tables import stamp, table
 from snrouter.report.wording import choice, headline
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _EXPENDABLE = dict.fromkeys(("written", "difference", "published difference"), 4
     "switch": 6,
     "reference": 5,
     "cost": 3,
+    "detail": 3,
     "published": 2,
     "value": 1,
 }
@@ -42,8 +43,8 @@ def to_rich(results: Mapping[str, Any], width: int | None = None) -> Table:
     width, rows, whole = width or Console().width, table(results), columns(results)
     whole[0] = replace(whole[0], cells=[f"{row.label}{' *' if row.best else ''}" for row in rows])
     shown = _fitting(whole, width)
-    title = Text("PARTIAL: a limit cut this run short", style="bold red") if results.get("partial") else None
-    told = " ".join(filter(None, (*headline(results), published.source(results))))
+    title = Text(stamp(rows), style="bold red") if stamp(rows) else None
+    told = " ".join(filter(None, (*headline(results), *notes(results), published.source(results))))
     caption = Text("\n".join(filter(None, (*_legend(results, whole, shown), told))))
     made = Table(box=box.SIMPLE_HEAD, title=title, caption=caption, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     for column in shown:
@@ -60,7 +61,7 @@ def _legend(results: Mapping[str, Any], whole: Sequence[Column], shown: Sequence
     rule, left_out = choice(results), [column for column in whole if column not in shown]
     groups: dict[str, list[str]] = {}
     for column in left_out:
-        groups.setdefault(column.group.rstrip(" ↓↑"), []).append(column.title)
+        groups.setdefault(column.group.rstrip(" ↓↑†"), []).append(column.title)
     names = "; ".join(": ".join(filter(None, (group, ", ".join(filter(None, titles))))) for group, titles in groups.items())
     return [f"* chosen: {rule}." if rule else "", f"Left out here, for want of room, but on the page: {names}." if names else ""]
 
@@ -68,7 +69,7 @@ def _legend(results: Mapping[str, Any], whole: Sequence[Column], shown: Sequence
 def _stacked(column: Column) -> str:
     """A heading no wider than its cells and its longest word need: metric, variant, difference."""
     parts = [
-        re.sub(" (?=[↓↑])", "\N{NO-BREAK SPACE}", part) for part in (*column.group.replace(" (", "\n(").splitlines(), column.title)
+        re.sub(" (?=[↓↑†])", "\N{NO-BREAK SPACE}", part) for part in (*column.group.replace(" (", "\n(").splitlines(), column.title)
     ]
     width = max(len(text) for text in (*column.cells, *re.split(r" |(?<=-)", " ".join(parts))))
     return "\n".join(line for part in parts for line in textwrap.wrap(part, width))

@@ -1,17 +1,19 @@
 """The finding in words: what the chosen route is, and whether it beats the experts, as the paired differences have it.
 
 A route beats an expert when at least one measure is better, and none worse, by more than `SIGNIFICANT` paired standard errors.
-Judged are likelihood and quality, where it is known which way is better, and of each metric the first variant. Pairs, checks and
-costs are told in sections of their own.
+Judged are likelihood and quality in every variant, where it is known which way is better. Pairs, checks and costs are told in
+sections of their own.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from snrouter.report.measures import HIGHER, Measure, measures, metric_name
+from snrouter.report.measures import HIGHER, PUBLISHED, Measure, measures
 from snrouter.report.number import SIGNIFICANT, Number
 from snrouter.report.tables import Row, table
 
@@ -54,9 +56,12 @@ def find(results: Mapping[str, Any]) -> Finding:
     routes, singles = [row for row in rows if not row.single], [row for row in rows if row.single]
     if not rows:
         return Finding("Nothing was evaluated.")
-    if len(rows) == 1 or not judged:
-        first, *more = (_lone(row, measures(results)) for row in rows)
-        return Finding(first, remarks=more)
+    if len(rows) == 1:
+        return Finding(_lone(rows[0], measures(results)))
+    if not judged:
+        counts = f"{len(rows)} routes, {_counted(len(measures(results)), 'measure')}"
+        none = "none of likelihood or quality" + (" is a number" if _asked(results) else "")
+        return Finding(f"{counts}; {none}, so nothing is judged.", remarks=_untold(results, []))
     chosen = next((row for row in rows if row.best), None) or _best(rows, judged[0])
     told = _best(routes, judged[0]) if routes and chosen.single else chosen
     others = [row for row in reversed(singles) if row is not told]  # the low-noise expert first, as the table's columns have it
@@ -78,8 +83,8 @@ def choice(results: Mapping[str, Any]) -> str:
     best = results.get("best") or {}
     if not any(row.best for row in table(results)):
         return ""
-    names = {measure.metric: measure.name for measure in reversed(measures(results))}
-    bpd, fid = (names.get(metric, metric_name(metric)) for metric in ("bpd", "fid"))
+    names = {measure.metric: measure.name for measure in reversed(_asked(results))}
+    bpd, fid = (names.get(metric, PUBLISHED[metric]) for metric in ("bpd", "fid"))
     over = f" by more than {best['quality_tolerance']:g}" if best.get("quality_tolerance") else ""
     against = f" of the routes whose {fid} is not demonstrably above {best['against']}'s{over}"
     return f"the lowest in {bpd}{against if best.get('against') else ''}"
@@ -140,7 +145,7 @@ def _numbers(row: Row, singles: Sequence[Row], judged: Sequence[Measure]) -> lis
     told = []
     for measure in judged:
         number = row.numbers.get(measure.key, Number())
-        told.append(f"{measure.title} at {name(row)}{where}: {number.text()}")
+        told.append(f"{measure.title} at {name(row)}{where}: {measure.text(number)}")
         told[-1] += "".join(f"; {against(row, single, measure)}" for single in singles) + "."
         where = ""
     return [sentence[0].upper() + sentence[1:] for sentence in told]
@@ -151,21 +156,20 @@ def against(row: Row, single: Row, measure: Measure) -> str:
     difference, theirs = difference_to(row, single, measure), single.numbers.get(measure.key, Number())
     if theirs.value is None or difference.value is None:
         return f"not compared with {single.label}"
-    reference = f"{single.label} ({theirs.text().partition(' ±')[0]})"
+    reference = f"{single.label} ({measure.text(theirs).partition(' ±')[0]})"
     if difference.sign is None:
-        return f"{difference.text(signed=True)} (error not known) against {reference}"
-    if difference.sign == 0:
-        return f"level with {reference}, {difference.text(signed=True)}"
-    size = Number(abs(difference.value), difference.error).text()
+        return f"{measure.text(difference, signed=True)} (error not known) against {reference}"
+    if measure.gain(difference) == 0:
+        return f"level with {reference}, {measure.text(difference, signed=True)}"
+    size = measure.text(Number(abs(difference.value), difference.error))
     return f"{size} {'below' if difference.value < 0 else 'above'} {reference}"
 
 
 def _untold(results: Mapping[str, Any], judged: Sequence[Measure]) -> list[str]:
     """What was asked for and is not judged: a number for no route, or one without paired differences."""
-    told, rows = {measure.metric for measure in judged}, table(results)
-    asked = {m.metric: m for m in measures(results) if m.better and m.family in _JUDGED and m.metric not in told}
+    told, rows = {measure.key for measure in judged}, table(results)
     said = []
-    for measure in asked.values():
+    for measure in (measure for measure in _asked(results) if measure.key not in told):
         known = any(math.isfinite(_loss(row, measure)) for row in rows)
         why = "has no paired differences, and is not judged" if known else "is not a number for any route"
         end = ", so there is no trade-off" if not known and measure.metric in ("bpd", "fid") else ""
@@ -189,7 +193,7 @@ def _caveats(rows: Sequence[Row], picked: int) -> list[str]:
 
 
 def _lone(row: Row, known: Sequence[Measure]) -> str:
-    told = [f"{m.title} {row.numbers[m.key].text()}" for m in known if m.key in row.numbers]
+    told = [f"{m.title} {m.text(row.numbers[m.key])}" for m in known if m.key in row.numbers]
     more = f", and {len(told) - _LONE} more" if len(told) > _LONE else ""
     return f"Route {row.label}: {', '.join(told[:_LONE])}{more}."
 
@@ -197,14 +201,19 @@ def _lone(row: Row, known: Sequence[Measure]) -> str:
 # --- judgement -------------------------------------------------------------------------------------------------------
 
 
+def _asked(results: Mapping[str, Any]) -> list[Measure]:
+    """Likelihoods and qualities; those of one metric in several variants are called by them."""
+    found = [measure for measure in measures(results) if measure.better and measure.family in _JUDGED]
+    times = Counter(measure.name for measure in found)
+    return [replace(measure, name=measure.title) if times[measure.name] > 1 else measure for measure in found]
+
+
 def _judged(results: Mapping[str, Any]) -> list[Measure]:
-    firsts: dict[str, Measure] = {}
+    """Those of them that are known, and where any is compared with an expert, that are compared."""
     rows = table(results)
-    for measure in measures(results):
-        if measure.better and measure.family in _JUDGED and any(math.isfinite(_loss(row, measure)) for row in rows):
-            firsts.setdefault(measure.metric, measure)
-    compared = [measure for measure in firsts.values() if any(row.differences.get(measure.key) for row in rows)]
-    return compared or list(firsts.values())
+    known = [measure for measure in _asked(results) if any(math.isfinite(_loss(row, measure)) for row in rows)]
+    compared = [measure for measure in known if any(row.differences.get(measure.key) for row in rows)]
+    return compared or known
 
 
 def _principal(judged: Sequence[Measure]) -> list[Measure]:
@@ -251,6 +260,10 @@ def name(row: Row) -> str:
 def _all(singles: Sequence[Row]) -> str:
     labels = _and([single.label for single in singles])
     return {1: f"{labels} alone", 2: f"both {labels}"}.get(len(singles), f"each of {labels}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count > 1 else "")
 
 
 def _and(words: Sequence[str], last: str = "and") -> str:

@@ -16,16 +16,18 @@ class Stage:
 
     def __init__(self) -> None:
         self.expert: Expert | None = None
-        self.device = torch.device("cpu")
+        self.device: torch.device | None = None
 
     def enter(self, expert: Expert, device: torch.device) -> None:
         """Move the expert that is there to the CPU, then this one to the device."""
         if self.expert is expert and self.device == device:
             return
+        self.device = None  # a move that fails, e.g. for want of memory, may leave parts of an expert anywhere
         if self.expert is not None:
             self.expert.to("cpu")
-        self.expert, self.device = expert, device
+        self.expert = expert
         expert.to(device)
+        self.device = device
 
 
 class Offloaded(ExpertWrapper):

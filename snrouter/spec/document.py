@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -134,6 +135,15 @@ class Document:
                 path = self._resolve(arguments[name], (*location, name))
                 arguments[name] = _content(path) or str(path)
         return {component.key: component.name, **arguments}
+
+    def weights_sha256(self, name: str) -> str | None:
+        """Hash of the file that an expert is read from, of all where they are several; None where it is read from none."""
+        target, arguments = self.expert_arguments(name)
+        paths = [arguments[key] for key in path_parameters(target) if arguments.get(key) is not None]
+        hashes = [line for path in paths for line in (_content(path) if path.is_dir() else [sha256(path)])]
+        if len(hashes) > 1:
+            return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        return hashes[0] if hashes else None
 
     def expert_arguments(self, name: str) -> tuple[Any, dict[str, Any]]:
         """What one expert's plugin registered, and the checked arguments it would be called with; nothing is loaded."""

@@ -4,7 +4,7 @@ import torch
 
 from snrouter.data.base import ImageData
 from snrouter.data.digits import digits
-from snrouter.data.overlap import identical
+from snrouter.data.overlap import distinct, identical
 from snrouter.draws import Draws
 
 
@@ -29,6 +29,11 @@ def test_how_pixels_are_stored_does_not_matter_and_what_they_mean_does():
     assert identical(ours, transposed).all()
     assert not identical(ours, ImageData(ours.pixels, 256, None, "other levels")).any()
     assert not identical(ours, ImageData(ours.pixels.reshape(12, 1, 4, 16), 17, None, "another shape")).any()
+
+
+def test_of_images_that_are_alike_the_first_is_distinct():
+    pixels = torch.tensor([3, 1, 3, 3, 2, 1]).view(6, 1, 1, 1).expand(6, 1, 2, 2)
+    assert distinct(ImageData(pixels, 4, None, "six")).tolist() == [0, 1, 4]
 
 
 def test_no_digit_is_in_both_splits():

@@ -16,6 +16,9 @@ import snrouter
 from snrouter import evaluation
 from snrouter.checks import validate
 from snrouter.errors import SpecError
+from snrouter.evaluation import jobs as planning
+from snrouter.evaluation.shards import environment_identity
+from snrouter.experts.checkpoints import sha256
 from snrouter.metrics.base import Context, Metric, Summary
 from snrouter.metrics.frechet import Frechet
 from snrouter.metrics.pairs import PSNR
@@ -97,16 +100,21 @@ def test_the_same_noise_is_compared_between_routes(tmp_path: Path, summarised: l
 
 def test_a_route_to_compare_with_must_be_there(tmp_path: Path) -> None:
     expected = r"evaluate\[2\]: against: expected another route of this command, got 'quality'; it has "
-    with pytest.raises(SpecError, match=expected + r"eta=0\.2$"):
+    with pytest.raises(SpecError, match=expected + r"eta=0\.2; use snrouter sweep, which compares routes$"):
         evaluation.run(digits(PAIRS), tmp_path, progress=False)
     with pytest.raises(SpecError, match=expected + r"eta=0\.2, eta=0\.5$"):
         evaluation.sweep(digits(PAIRS, "sweep.singles=false"), tmp_path, progress=False)
-    with pytest.raises(SpecError, match=r"expected another route of this command, got 'quality'; it has quality$"):
+    with pytest.raises(SpecError, match=r"got 'quality'; it has quality; use snrouter sweep"):
         evaluation.run(digits(PAIRS, "route={type: single, expert: quality}"), tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
-    told = {check.name: check.detail for check in validate(digits(PAIRS), dry_run=True)}
-    assert told["metrics"] == "they ask for 7 reconstructions, 6 samples"
-    assert told["dry run"].count("psnr") == 4 + 3 + 3  # a sweep's
+    checks = [*validate(digits(PAIRS), dry_run=True)]
+    (metrics,) = [check.detail for check in checks if check.name == "metrics"]
+    assert metrics == "they ask for 7 reconstructions, 6 samples; one compares routes: use snrouter sweep"
+    tried = [check.detail for check in checks if check.name == "dry run"]
+    assert [line.partition(", on 4: ")[0] for line in tried] == ["eta=0.2", "eta=0.5", "likelihood", "quality"]
+    assert [line.count("psnr/same_noise") for line in tried] == [2, 2, 2, 0]
+    with pytest.raises(SpecError, match="use snrouter sweep"):
+        list(validate(digits(PAIRS, "sweep=null")))
 
 
 def test_a_solver_that_draws_noise_reconstructs_nothing(tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_metrics_of_one_route_share_what_they_find(tmp_path: Path, summarised: l
 
 
 def test_every_row_tells_how_it_was_made(tmp_path: Path) -> None:
-    text = "evaluate=[{metric: bpd, estimator: ode, images: 2}, {metric: psnr, images: 2}, "
+    text = "evaluate=[{metric: bpd, estimator: ode, images: 2, solver: {rtol: 0.1, atol: 0.1}}, {metric: psnr, images: 2}, "
     text += "{metric: psnr, pairs: same_noise, against: quality, images: 2}, {metric: cost, batch: 2, repetitions: 2}, "
     document = digits(text + FRECHET % 3 + "]", "solver={type: ode, rtol: 1.0, atol: 1.0}", "sweep.switches=[{eta: 0.2}]")
     rows = evaluation.sweep(document, tmp_path, progress=False).rows
@@ -149,6 +157,7 @@ def test_every_row_tells_how_it_was_made(tmp_path: Path) -> None:
         "precision",
         "condition",
         "step_control",
+        "weights_sha256",
     }
     drawn, data = {"solver", "final", "levels"}, {"data", "data_sha256", "data_protocol", "data_statistics"}
     own = {
@@ -164,7 +173,7 @@ def test_every_row_tells_how_it_was_made(tmp_path: Path) -> None:
         assert row["protocol"]["step_control"] == "one error norm a batch"
         assert row["nfe"] == pytest.approx(sum(row["nfe_per_expert"].values()))
         assert row["nfe"] > 0
-        assert row["better"] in ("lower", "higher")
+        assert row.get("better") in ((None,) if name == "psnr same_noise" else ("lower", "higher"))
         assert row["title"]
         assert row["n"] >= 2
 
@@ -202,6 +211,38 @@ def test_a_time_is_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     first = jobs(document)
     monkeypatch.setattr(platform, "node", lambda: "another")
     assert [one.key == other.key for one, other in zip(first, jobs(document), strict=True)] == [False, True]
+
+
+def test_a_machine_names_every_kind_of_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["B", "A", "B"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: names[i])
+    assert environment_identity(0, 1, "float32")["device"] == "A, B"
+
+
+def test_what_a_row_tells_is_in_the_fingerprint_but_for_the_name_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = digits("evaluate=[{metric: psnr, images: 7}, " + FRECHET % 7 + "]")
+    keys, original = [job.key for job in jobs(document)], planning.protocol
+    for fact, alike in (("data", True), ("told by a later version", False)):
+        monkeypatch.setattr(planning, "protocol", lambda *of, fact=fact: original(*of) | {fact: "another"})
+        assert [key == job.key for key, job in zip(keys, jobs(document), strict=True)] == [alike, alike]
+
+
+def test_a_row_tells_the_hashes_of_its_weights(tmp_path: Path) -> None:
+    document = digits("experts.other={type: gaussian, mean: [0.0], standard_deviation: [1.0], shape: [1, 8, 8]}")
+    hashes = {name: sha256(CLASSIFIER.with_name(f"digits-{name}.safetensors")) for name in ("likelihood", "quality")}
+    (row, _) = evaluation.run(document, tmp_path, limit=1, progress=False).rows
+    assert row["protocol"]["weights_sha256"] == hashes
+    assert document.weights_sha256("other") is None  # of no file
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    for name in ("config.json", "weights"):
+        (folder / name).write_text(name)
+    diffusers = digits(f"experts.other={{type: diffusers, checkpoint: {folder}}}")
+    first = diffusers.weights_sha256("other")
+    (folder / "weights").write_text("others")
+    assert first is not None
+    assert diffusers.weights_sha256("other") not in (None, first)
 
 
 def test_what_results_depend_on_is_in_the_fingerprint(tmp_path: Path) -> None:

@@ -4,69 +4,108 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import SMALL, digits, made, values
 
-from snrouter import evaluation, spec
-from snrouter.errors import PluginError
+from snrouter import evaluation
+from snrouter.errors import PluginError, SnrouterError
+from snrouter.evaluation import Launch
 from snrouter.evaluation.logs import numbers
-from snrouter.evaluation.shards import Task
+from snrouter.evaluation.progress import Told
+from snrouter.evaluation.shards import Task, shards
 from snrouter.files import remove_leftovers
 
 
-def sets(*overrides: str) -> list[str]:
-    return [f"--set={override}" for override in (*SMALL, *overrides)]
+def when(seen: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
+    """Do something from another thread as soon as something is seen."""
 
+    def watch() -> None:
+        while not seen():
+            time.sleep(0.02)
+        act()
 
-def same_images(document: spec.Document, left: Path, right: Path) -> bool:
-    return torch.equal(made(document, left, "samples")["images"], made(document, right, "samples")["images"])
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
 
 
 def test_processes_of_torchrun_give_the_bits_of_one(tmp_path: Path) -> None:
-    alone = evaluation.run(digits(), tmp_path / "alone", progress=False)
+    alone = evaluation.draw(digits(), 10, tmp_path / "alone", progress=False)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "snrouter"]
-    command = [*torchrun, "run", "digits", "--devices", "2", "--json", "--out", tmp_path / "both", *sets()]
+    sets = [f"--set={override}" for override in SMALL]
+    command = [*torchrun, "sample", "digits", "-n", "10", "--devices", "2", "--json", "--out", tmp_path / "both", *sets]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    rows = json.loads(done.stdout)["results"]  # one object: the other process says nothing
-    assert [(row["metric"], row["label"], row["value"], row["standard_error"]) for row in rows] == values(alone)
-    assert same_images(digits(), tmp_path / "alone", tmp_path / "both")
+    assert json.loads(done.stdout)["n"] == 10  # one object: the other process says nothing
+    assert torch.equal(load_file(tmp_path / "both/samples.safetensors")["eta=0.2"], alone)
 
 
 def test_a_killed_process_ends_the_run_in_a_line_and_the_next_goes_on(tmp_path: Path) -> None:
-    slow = ("solver.steps=25", "evaluate.1.samples=40")
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "snrouter", "run", "digits", "--devices", "2", "--out", out, *sets(*slow)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not any(out.rglob("0*.safetensors")):
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.02)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    ranks = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(ranks[1], signal.SIGKILL)
-    said, error = run.communicate()
+    document, out = digits("solver.steps=25", "evaluate.1.samples=40"), tmp_path / "killed"
+    when(lambda: any(out.rglob("0*.safetensors")), lambda: os.kill(multiprocessing.active_children()[-1].pid or 0, signal.SIGKILL))
+    with pytest.raises(SnrouterError) as death:
+        evaluation.run(document, out, launch=Launch(2), progress=False)
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("0*.safetensors")}
-    assert (run.returncode, said) == (1, "")
-    line = (
-        f"error: process 1 of 2 was ended by SIGKILL; {len(kept)} of 10 shards are on disk, run the same command again to go on\n"
+    assert re.fullmatch(
+        rf"process [01] of 2 was ended by SIGKILL; {len(kept)} of 18 shards are on disk, run the same command again to go on",
+        str(death.value),
     )
-    assert error == line
-    assert 0 < len(kept) < 10
+    assert 0 < len(kept) < 18
     left = next(iter(kept)).with_name(".00000000-00000005.safetensors.4194304")  # of a writer that was killed
     left.touch()
-    again = evaluation.run(digits(*slow), out, progress=False)
-    assert values(again) == values(evaluation.run(digits(*slow), tmp_path / "undisturbed", progress=False))
+    again = evaluation.run(document, out, progress=False)
+    assert values(again) == values(evaluation.run(document, tmp_path / "undisturbed", progress=False))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert not left.exists()
+
+
+def test_an_interrupt_of_the_command_alone_ends_its_processes(tmp_path: Path) -> None:
+    started: list[multiprocessing.process.BaseProcess] = []
+
+    def both() -> bool:
+        started[:] = multiprocessing.active_children()
+        return len(started) == 2
+
+    before = signal.getsignal(signal.SIGINT)
+    when(both, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.run(digits(), tmp_path, launch=Launch(2), progress=False)
+    for process in started:
+        process.join(10)
+        assert process.exitcode == -signal.SIGKILL
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_fails_before_any_process_starts_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.Worker, "__reduce__", lambda self: (lambda: None, ()))
+    with pytest.raises(Exception, match="pickle") as failure:
+        evaluation.run(digits(), tmp_path, launch=Launch(2), progress=False)
+    assert not isinstance(failure.value, SnrouterError)
+
+
+def test_a_worker_travels_as_its_routes(tmp_path: Path) -> None:
+    """Tensors would travel through shared memory, of which containers have little."""
+    worker = evaluation.Worker([evaluation.own_route(digits())])
+    assert worker.data is not None
+    assert worker.reference is not None
+    travelled = pickle.loads(pickle.dumps(worker))
+    assert not {"data", "reference", "metrics"} & vars(travelled).keys()
+    assert travelled.data.content_hash() == worker.data.content_hash()
 
 
 def test_only_leftovers_are_removed(tmp_path: Path) -> None:
@@ -103,15 +142,31 @@ def test_bfloat16_is_for_drawing_alone(tmp_path: Path) -> None:
 
 
 def test_a_logger_gets_the_numbers_and_the_progress(tmp_path: Path) -> None:
+    evaluation.run(digits("logger=csv"), tmp_path, progress=False)
+    shard = next(path for path in tmp_path.rglob("0*.safetensors") if "indices" in load_file(path))
+    shard.unlink()
     results = evaluation.run(digits("logger=csv"), tmp_path, progress=False)
-    with (tmp_path / "logs/results/metrics.csv").open() as file:
-        (logged,) = csv.DictReader(file)
-    fid = next(row for row in results.rows if row["metric"] == "fid")
-    assert float(logged["eta=0.2/fid"]) == fid["value"]
-    assert float(logged["eta=0.2/fid/standard_error"]) == fid["standard_error"]
-    assert "likelihood" in (tmp_path / "logs/results/hparams.yaml").read_text()
-    with (tmp_path / "logs/progress/metrics.csv").open() as file:
-        assert [int(line["images"]) for line in csv.DictReader(file)] == [5, 10, 15, 20, 22]
+    for version in "version_0", "version_1":  # a log is never replaced
+        with (tmp_path / f"logs/results/{version}/metrics.csv").open() as file:
+            (logged,) = csv.DictReader(file)
+        fid = next(row for row in results.rows if row["metric"] == "fid")
+        assert float(logged["eta=0.2/fid"]) == fid["value"]
+        assert float(logged["eta=0.2/fid/standard_error"]) == fid["standard_error"]
+        assert "likelihood" in (tmp_path / f"logs/results/{version}/hparams.yaml").read_text()
+        with (tmp_path / f"logs/progress/{version}/metrics.csv").open() as file:
+            assert [int(line["images"]) for line in csv.DictReader(file)][-1] == 22
+
+
+def test_progress_counts_what_is_on_disk(tmp_path: Path) -> None:
+    worker = evaluation.Worker([evaluation.own_route(digits())])
+    tasks = shards(evaluation.plan(worker), 5, tmp_path)
+    with Told(tasks[1:], ["q"], bar=False, before=len(tasks[0].indices)) as told:
+        assert told.count()["images"] == 5
+        for path in tasks[1].paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        tasks[2].path.parent.mkdir(parents=True, exist_ok=True)
+        assert told.count()["images"] == 10
 
 
 def test_rows_that_would_share_a_name_say_their_variant() -> None:

@@ -122,8 +122,8 @@ def test_sweep_needs_a_threshold_and_switches(tmp_path: Path) -> None:
         evaluation.sweep(digits("sweep=null"), tmp_path)
     with pytest.raises(SpecError, match="nothing to sweep"):
         evaluation.sweep(digits("sweep={switches: [], singles: false}"), tmp_path)
-    with pytest.raises(SpecError, match="devices: expected at least 1"):
-        evaluation.run(digits(), tmp_path, devices=0, progress=False)
+    with pytest.raises(SpecError, match="--devices: expected a number of at least 1"):
+        evaluation.run(digits(), tmp_path, launch=evaluation.Launch(0), progress=False)
 
 
 def test_a_sweep_without_switches_compares_the_experts_alone() -> None:

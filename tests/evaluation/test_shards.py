@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from small_runs import digits, values
+from small_runs import CLASSIFIER, digits, values
 
 from snrouter import evaluation
-from snrouter.errors import NonFiniteError, OutputError
-from snrouter.evaluation.shards import Task
+from snrouter.errors import DamagedError, NonFiniteError, OutputError
+from snrouter.evaluation.shards import Task, load_shard, save_shard, shards
 
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     """Every task that is computed."""
     tasks: list[Task] = []
-    original = evaluation.Worker.compute
 
-    def count(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
-        tasks.append(task)
-        return original(self, task, device)
+    def count(original: Any) -> Any:
+        def counted(self: evaluation.Worker, task: Task, given: Any) -> dict[str, torch.Tensor]:
+            tasks.append(task)
+            return original(self, task, given)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(evaluation.Worker, "compute", count)
+        return counted
+
+    for name in ("compute", "extract"):
+        monkeypatch.setattr(evaluation.Worker, name, count(getattr(evaluation.Worker, name)))
     return tasks
 
 
 EVERY_KIND = (
     "evaluate=[{metric: bpd, estimator: vlb, times: 1, images: 6}, {metric: psnr, images: 6}, "
-    "{metric: nearest_neighbour, samples: 6}, {metric: cost, batch: 2, repetitions: 2, warmup: 1}]"
+    f"{{metric: fid, samples: 6, checkpoint: {CLASSIFIER}}}, {{metric: cost, batch: 2, repetitions: 2, warmup: 1}}]"
 )
 
 
@@ -39,11 +43,13 @@ def test_shards_on_disk_are_not_computed_again(tmp_path: Path, computed: list[Ta
     computed.clear()
     assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(first)
     assert computed == []
-    lost = min((tmp_path / "shards").rglob("*.safetensors"))
-    lost.unlink()
-    repaired = evaluation.run(digits(), tmp_path, progress=False)
-    assert [task.path for task in computed] == [lost]
-    assert values(repaired) == values(first)
+    for lost in {path.parent: path for path in (tmp_path / "shards").rglob("*.safetensors")}.values():  # one a job
+        lost.unlink()
+        computed.clear()
+        repaired = evaluation.run(digits(), tmp_path, progress=False)
+        assert [task.path for task in computed] == [lost]
+        assert values(repaired) == values(first)
+    computed.clear()
     evaluation.run(digits("seed=1"), tmp_path, progress=False)
     assert len(computed) > 1  # another seed shares no shard
 
@@ -51,7 +57,7 @@ def test_shards_on_disk_are_not_computed_again(tmp_path: Path, computed: list[Ta
 def test_jobs_of_every_kind_go_on_and_start_over_when_asked(tmp_path: Path, computed: list[Task]) -> None:
     document = digits(EVERY_KIND)
     first = evaluation.run(document, tmp_path, trace=True, progress=False)
-    counts = {"measure": 2, "reconstructions": 2, "samples": 2, "trace": 1, "route": 1}
+    counts = {"measure": 2, "reconstructions": 2, "samples": 2, "features": 2, "trace": 1, "route": 1}
     assert {kind: [task.job.kind for task in computed].count(kind) for kind in counts} == counts
     assert computed[-1].job.kind == "route"  # when all else is done
     done = list(computed)
@@ -114,16 +120,75 @@ def test_nan_names_the_expert_and_gamma_and_keeps_what_was_done(tmp_path: Path, 
         evaluation.run(digits(), tmp_path, progress=False)
     monkeypatch.undo()
     kept = list((tmp_path / "shards").rglob("*.safetensors"))
-    assert len(kept) == 3  # both of the likelihood, one of samples
+    assert len(kept) == 4  # both of the likelihood, one of samples, and what is found in these
     assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(
         evaluation.run(digits(), tmp_path / "b", progress=False)
     )
 
 
-def test_a_damaged_shard_is_named_removed_and_made_again(tmp_path: Path) -> None:
+def flip(path: Path, place: int) -> None:
+    """One bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("left", [0, 50, -1])
+def test_shards_that_were_cut_short_are_made_again(tmp_path: Path, computed: list[Task], left: int) -> None:
     first = evaluation.run(digits(), tmp_path, progress=False)
-    shard = sorted((tmp_path / "shards").rglob("*.safetensors"))[0]
-    shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(OutputError, match=r"a damaged shard .* now removed; run the same command again"):
-        evaluation.run(digits(), tmp_path, progress=False)
+    cut = sorted((tmp_path / "shards").rglob("*.safetensors"))[::2]
+    for path in cut:
+        path.write_bytes(path.read_bytes()[:left])
+    computed.clear()
     assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(first)
+    assert sorted(task.path for task in computed) == cut
+
+
+def test_shards_whose_content_changed_are_named_and_made_again(tmp_path: Path, computed: list[Task]) -> None:
+    first = evaluation.run(digits(), tmp_path, progress=False)
+    changed = sorted((tmp_path / "shards").rglob("*.safetensors"))[::2]  # of several jobs
+    for path in changed:
+        flip(path, -9)
+    computed.clear()
+    with pytest.warns(UserWarning, match="damaged shards, which are made again: ") as warned:
+        again = evaluation.run(digits(), tmp_path, progress=False)
+    assert values(again) == values(first)
+    assert sorted(task.path for task in computed) == changed
+    (told,) = warned
+    assert all(str(path) in str(told.message) for path in changed)
+
+
+def test_features_are_never_found_in_damaged_samples(tmp_path: Path) -> None:
+    first = evaluation.run(digits(), tmp_path, progress=False)
+    job = next(job for job in evaluation.plan(evaluation.Worker([evaluation.own_route(digits())])) if job.then)
+    (task, _, _) = shards([job], 5, tmp_path)
+    (later,) = task.then
+    flip(task.path, -9)
+    later.path.unlink()
+    assert values(evaluation.run(digits(), tmp_path, progress=False)) == values(first)
+
+
+def test_every_bit_of_a_shard_counts(tmp_path: Path) -> None:
+    path = tmp_path / "shard.safetensors"
+    save_shard(path, {"values": torch.tensor([1.5]), "indices": torch.tensor([0])})
+    kept = path.read_bytes()
+    for place in range(len(kept)):
+        flip(path, place)
+        with pytest.raises(DamagedError, match="a damaged shard"):
+            load_shard(path)
+        path.write_bytes(kept)
+    assert load_shard(path)["values"].tolist() == [1.5]
+
+
+def test_a_good_shard_that_cannot_be_read_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation.run(digits(), tmp_path, progress=False)
+    there = list((tmp_path / "shards").rglob("*.safetensors"))
+
+    def refuse(self: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(OutputError, match=r"a shard that cannot be read \(.*Too many open files\)") as failure:
+        evaluation.run(digits(), tmp_path, progress=False)
+    assert not isinstance(failure.value, DamagedError)
+    assert all(path.exists() for path in there)

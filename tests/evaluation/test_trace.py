@@ -30,9 +30,7 @@ def test_a_trace_changes_no_result(tmp_path: Path) -> None:
     assert not (tmp_path / "b" / "trace.safetensors").exists()  # an older run's would stand beside new numbers
 
 
-@pytest.mark.parametrize(
-    "solver", ["{type: ancestral, steps: 20}", "{type: ode, rtol: 1.0e-4, atol: 1.0e-4}"]
-)
+@pytest.mark.parametrize("solver", ["{type: ancestral, steps: 20}", "{type: ode, rtol: 1.0e-4, atol: 1.0e-4}"])
 def test_every_route_is_followed_from_noise_to_data(tmp_path: Path, solver: str) -> None:
     document = digits(FEW, f"solver={solver}", "final=denoise", "batch_size=4", "sweep.switches=[{eta: 0.5}]")
     results = evaluation.sweep(document, tmp_path, trace=True, progress=False)

@@ -357,6 +357,8 @@ def test_a_published_file_must_have_the_digest_it_is_known_by(tmp_path):
         CheckpointError, match=rf"net-0123abcd\.pth: its SHA-256 is {digest}, expected 0123abcd\.\.\.; .* as sha256$"
     ):
         check_sha256(path, None, ["ffffffff", "0123abcd"])
+    (converted := tmp_path / "net-0123abcd.safetensors").write_bytes(b"the same tensors in another form")
+    assert check_sha256(converted, None, ["0123abcd"])
     with pytest.raises(CheckpointError, match=f"expected {'a' * 64}; the file is damaged or another, copy it again$"):
         check_sha256(path, "a" * 64)
     with pytest.raises(CheckpointError, match="expected 64 hexadecimal digits, as sha256sum prints them, got '0123abcd'"):

@@ -171,6 +171,19 @@ class TestMetric:
             Frechet(checkpoint).count(context._replace(reference=None))
         with pytest.raises(DataError, match="no such file"):
             Frechet(checkpoint, statistics=tmp_path / "gone.npz").count(context)
+        with pytest.raises(SpecError, match="reference: one has a single image; expected at least 2"):
+            Frechet(checkpoint).count(context._replace(reference=ImageData(context.reference.pixels[:1], 17, None, "one")))
+
+    def test_the_network_is_tried_on_the_samples_shape(self, checkpoint, context, tmp_path):
+        np.savez(tmp_path / "seven.npz", mu=np.zeros(7), sigma=np.eye(7))
+        seven = Frechet(checkpoint, statistics=tmp_path / "seven.npz")
+        with pytest.raises(SpecError, match=r"seven\.npz: of 7 features, classifier finds 4; use its own"):
+            seven.count(context)
+        with pytest.raises(SpecError, match="of 7 features, classifier finds 4"):
+            seven.count(context._replace(reference=None, shape=(1, 8, 8)))
+        assert seven.count(context._replace(reference=None)) == 2000  # nothing tells a shape to try
+        with pytest.raises(CheckpointError, match=r"features classifier: cannot take images \[2, 3, 16, 16\] \([^\n]+\)$"):
+            Frechet(checkpoint).count(context._replace(shape=(3, 16, 16)))
 
 
 class TestBlocks:
@@ -215,16 +228,27 @@ class TestBlocks:
         assert standard_error(influence - other) == pytest.approx(2**0.5 * standard_error(influence), rel=0.01)
 
     def test_what_a_limit_leaves_is_measured(self):
-        assert self.summary(n=250, samples=100, repeats=3, take="minimum").columns["distances"].keys() == {"0-99", "100-199"}
-        assert self.summary(n=70, samples=100, repeats=3).value == pytest.approx(self.distances(70)[0][0], rel=1e-12)
+        two = self.summary(n=250, samples=100, repeats=3, take="minimum")
+        assert two.columns["distances"].keys() == {"0-99", "100-199"}
+        assert two.columns["blocks"] == "minimum of 2 × 100"
+        assert len(two.influence) == 200
+        part = self.summary(n=70, samples=100, repeats=3)
+        assert part.value == pytest.approx(self.distances(70)[0][0], rel=1e-12)
+        assert part.columns == {"features": "Flatten", "blocks": "mean of 1 × 70", "distances": {"0-69": part.value}}
 
     def test_edms_protocol_by_name(self):
         metric = Frechet(features=nn.Flatten(), protocol="edm")
         assert metric.count(self.CONTEXT) == 150_000
-        assert metric.summarise(self.CONTEXT, {"images": self.images(90)}).columns["blocks"] == "minimum of 3 × 50,000"
+        assert metric.summarise(self.CONTEXT, {"images": self.images(90)}).columns["blocks"] == "minimum of 1 × 90"
         assert dataclasses.replace(metric) == metric
-        with pytest.raises(SpecError, match="protocol: edm sets samples, repeats and take itself"):
-            Frechet(features=nn.Flatten(), protocol="edm", samples=1000)
+        for name, value in {"samples": 2000, "repeats": 1, "take": "mean"}.items():
+            assert getattr(Frechet(features=nn.Flatten()), name) == value
+            with pytest.raises(SpecError, match=f"{name}: protocol: edm sets it to .*, got {value}"):
+                Frechet(features=nn.Flatten(), protocol="edm", **{name: value})
+
+    def test_one_distance_has_no_minimum(self):
+        with pytest.raises(SpecError, match=r"take: minimum is that of several distances; give e\.g\. repeats: 3"):
+            Frechet(features=nn.Flatten(), take="minimum")
 
     def test_statistics_stand_for_the_reference(self, tmp_path):
         wanted = self.summary(samples=300)
@@ -238,6 +262,7 @@ class TestBlocks:
         assert "reference_n" not in found.protocol
 
     def test_few_samples_are_noted(self):
-        assert self.summary(n=4).protocol["note"].startswith("4 samples of 4 features: a covariance without full rank")
+        note = "8 samples of 4 features: the distance is far above its limit, and its error not to be trusted"
+        assert self.summary(n=8).protocol["note"] == note
         assert self.summary(n=300).protocol["note"] == "300 samples: biased upward; compare at equal n only"
         assert self.summary(n=10_000, samples=10_000).protocol["note"] is None

@@ -1,11 +1,13 @@
 """The Inception Score: closed forms, torchmetrics' number, and a standard error that repeated sampling confirms."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore as Theirs
 
-from snrouter.errors import SpecError
+from snrouter.errors import CheckpointError, SpecError
 from snrouter.gamma import GammaInterval
 from snrouter.metrics.base import Context
 from snrouter.metrics.inception_score import InceptionScore, inception_score
@@ -60,21 +62,46 @@ def test_its_standard_error_is_the_spread_over_repeated_sampling():
 
 def test_the_row_tells_the_spread_over_blocks_that_a_limit_left():
     images = logits(40, 9).reshape(40, 1, 3, 3).float()
-    metric = InceptionScore(features=Pixels(), samples=40, splits=10)
+    metric = InceptionScore(features=Pixels(), samples=40, splits=2)
     summary = metric.summarise(CONTEXT, {"images": images})
-    scores, _ = inception_score(images.flatten(1)[:, :5], 10)
+    scores, influence = inception_score(images.flatten(1)[:, :5], 2)
     assert summary.value == pytest.approx(float(scores.mean()), rel=1e-12)
     assert summary.columns == {
         "features": "Pixels",
         "split_standard_deviation": pytest.approx(float(scores.std()), rel=1e-12),
     }
-    assert summary.protocol["splits"] == 10
-    assert metric.summarise(CONTEXT, {"images": images[:3]}).protocol["splits"] == 3
+    assert summary.standard_error == standard_error(influence)
+    assert summary.protocol["splits"] == 2
+    assert metric.summarise(CONTEXT, {"images": images[:39]}).protocol["splits"] == 1  # no smaller blocks than were asked for
 
 
-def test_more_blocks_than_samples_are_refused():
-    with pytest.raises(SpecError, match="splits: expected 1 to 4, the number of samples; got 5"):
-        InceptionScore(features=Pixels(), samples=4, splits=5)
+def test_small_blocks_have_a_note_and_the_smallest_no_error():
+    images = logits(60, 9).reshape(60, 1, 3, 3).float()
+
+    def summary(**arguments):
+        return InceptionScore(features=Pixels(), samples=60, **arguments).summarise(CONTEXT, {"images": images})
+
+    found = summary(splits=3)
+    assert found.standard_error > 0
+    assert found.protocol["note"] == "blocks of 20 samples: biased downward; compare at blocks of one size only"
+    found = summary(splits=15)
+    assert math.isnan(found.standard_error)
+    assert found.influence is None
+    assert found.n == 60
+    assert found.protocol["note"].startswith("blocks of 4 samples for 5 classes: far below the score's limit, and the error is too")
+    one = InceptionScore(features=Pixels()).summarise(CONTEXT, {"images": images[:1]})
+    assert math.isnan(one.value)
+
+
+def test_blocks_of_one_sample_are_refused():
+    with pytest.raises(SpecError, match="splits: 5 blocks of 9 samples; expected 1 or more with at least 2 samples in each"):
+        InceptionScore(features=Pixels(), samples=9, splits=5)
+    InceptionScore(features=Pixels(), samples=10, splits=5)
+
+
+def test_a_network_without_classes_is_told_before_anything_is_drawn():
+    with pytest.raises(CheckpointError, match="features Flatten: the network gives no logits; name one that does"):
+        InceptionScore(features=nn.Flatten()).count(CONTEXT._replace(shape=(1, 3, 3)))
 
 
 def test_it_needs_no_reference():

@@ -1,5 +1,7 @@
 """A metric of images by itself."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from snrouter.data.base import ImageData
 from snrouter.errors import DataError, SpecError
 from snrouter.metrics.bits_per_dim import BitsPerDim
 from snrouter.metrics.frechet import Frechet, frechet_distance
+from snrouter.metrics.nearest_neighbour import NearestNeighbour
 from snrouter.metrics.pairs import PSNR
 
 
@@ -37,6 +40,12 @@ def test_what_would_be_measured_wrongly_is_refused():
         snrouter.measure(Frechet(features=nn.Flatten()), torch.zeros(3, 1, 2, 2, dtype=torch.uint8), images(5))
     with pytest.raises(DataError, match="reference: expected floats"):
         snrouter.measure(Frechet(features=nn.Flatten()), images(5), 255 * images(5))
+    with pytest.raises(DataError, match="images: NaN or infinite pixels"):
+        snrouter.measure(PSNR(), ImageData(math.nan * images(5), None, None, "nan"), data=images(5))
+    with pytest.raises(DataError, match=r"data: expected floats .* from -\d+\.\d+ to \d+"):
+        snrouter.measure(PSNR(), images(5), data=ImageData(9 * images(5), None, None, "wide"))
+    with pytest.raises(SpecError, match=r"samples and reference: images \[1, 2, 2\] and \[1, 2, 1\]; expected one shape"):
+        snrouter.measure(NearestNeighbour(), images(5), images(5)[..., :1])
     with pytest.raises(SpecError, match="measure: 50 images, of which the metric takes 40"):
         snrouter.measure(Frechet(features=nn.Flatten(), samples=40), images(50), images(50))
     with pytest.raises(SpecError, match="needs the spec's `reference`"):

@@ -11,16 +11,13 @@ from snrouter.data.digits import digits
 from snrouter.draws import Draws
 from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval
-from snrouter.metrics import nearest_neighbour
+from snrouter.metrics import blocks, nearest_neighbour
 from snrouter.metrics.base import Context
-from snrouter.metrics.nearest_neighbour import NearestNeighbour, Rows, nearest
+from snrouter.metrics.nearest_neighbour import NearestNeighbour, nearest
+from snrouter.metrics.references import drawn
 from snrouter.solvers.ode import ODE
 
 TRAIN, TEST = digits("train"), digits("test")
-
-
-def rows(values):
-    return Rows(len(values), values.shape[1], lambda which: values[which])
 
 
 def context(data=TEST, reference=TRAIN):
@@ -43,11 +40,11 @@ class TestSearch:
 
     @pytest.mark.parametrize(("block", "numbers"), [(1024, 2**23), (7, 12 * 9), (64, 1)])
     def test_it_is_brute_force_whatever_the_blocks(self, sets, block, numbers, monkeypatch):
-        monkeypatch.setattr(nearest_neighbour, "BLOCK", block)
-        monkeypatch.setattr(nearest_neighbour, "BLOCK_NUMBERS", numbers)
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        monkeypatch.setattr(blocks, "BLOCK_NUMBERS", numbers)
         x, y = sets
         wanted = (x[:, None] - y).square().mean(2).sqrt().sort(1)
-        got = nearest(rows(x), rows(y))
+        got = nearest(x, y)
         assert got.which.tolist() == wanted.indices[:, 0].tolist()
         torch.testing.assert_close(got.distance, wanted.values[:, 0])
         torch.testing.assert_close(got.ratio, wanted.values[:, 0] / wanted.values[:, 9])
@@ -58,18 +55,18 @@ class TestSearch:
         y = y + 1000
         x = y.clone()
         x[1, 0] += 1e-9
-        got = nearest(rows(x), rows(y))
+        got = nearest(x, y)
         assert got.which.tolist() == list(range(83))
         assert float(got.distance[0]) == 0
         assert float(got.distance[1]) == pytest.approx(float((x[1, 0] - y[1, 0]) / math.sqrt(12)), rel=1e-9)
 
     def test_of_fewer_than_ten_the_last_stands_in(self, sets):
         x, y = sets
-        got = nearest(rows(x), rows(y[:4]))
+        got = nearest(x, y[:4])
         wanted = (x[:, None] - y[:4]).square().mean(2).sqrt().sort(1).values
         torch.testing.assert_close(got.ratio, wanted[:, 0] / wanted[:, 3])
-        assert not nearest(rows(x), rows(y[:1])).is_copy.any()
-        assert nearest(rows(y[:1]), rows(y[:1])).is_copy.all()
+        assert not nearest(x, y[:1]).is_copy.any()
+        assert nearest(y[:1], y[:1]).is_copy.all()
 
 
 class TestSamples:
@@ -114,10 +111,37 @@ class TestSamples:
         for column, wanted in ((0, images[[17, 80, 33]]), (1, TRAIN.images()[[5, 900, 7]])):
             torch.testing.assert_close(shown[:3, column], wanted)
 
-    def test_a_copy_of_an_image_that_the_training_set_holds_twice_is_seen(self):
-        twice = ImageData(torch.cat([TRAIN.pixels, TRAIN.pixels[:1]]), 17, None, "twice")
-        found = NearestNeighbour().summarise(context(reference=twice), {"images": moved(TRAIN.images()[:1], 0.03)})
-        assert found.columns["near_copies"] == 1
+    @pytest.mark.parametrize("times", [1, 2, 9, 10, 20])
+    @pytest.mark.parametrize("features", [None, nn.Flatten()])
+    def test_copies_of_images_that_the_training_set_holds_several_times_are_seen(self, times, features):
+        pixels = torch.cat([TRAIN.pixels[:7].repeat_interleave(times, 0), TRAIN.pixels[7:]])
+        measured = {"images": moved(TRAIN.images()[:7], 0.03)}
+        again = context(reference=ImageData(pixels, 17, None, "again"))
+        found = NearestNeighbour(features=features).summarise(again, measured)
+        assert found.columns["exact_copies"] + found.columns["near_copies"] == 7
+        assert found.columns["near_copies"] > 3
+        (shown,) = found.pictures.values()
+        assert float((shown[:, 0] - shown[:, 1]).abs().max()) < 0.2  # each beside its own
+
+    @pytest.mark.parametrize("features", [None, nn.Flatten()])
+    def test_samples_are_compared_with_some_reference_images_where_asked(self, features):
+        (left_out,) = {*range(1397)} - {*drawn(TRAIN, 1396, 0).tolist()}  # which 500 leave out too
+        images = torch.cat([TEST.images()[:20], TRAIN.images()[[left_out]]])
+        of_digits(images, features=features)  # whose distances of the data are others
+        found = of_digits(images, features=features, reference_samples=500)
+        ours, unseen = (
+            (some.flatten(1)[:, None] - TRAIN.images(drawn(TRAIN, 500, 0).tolist()).flatten(1))
+            .square()
+            .mean(2)
+            .sqrt()
+            .min(1)
+            .values.double()
+            for some in (images, TEST.images())
+        )
+        torch.testing.assert_close(found.influence + found.value, ours)
+        assert found.columns["test_distance"] == pytest.approx(float(unseen.mean()))
+        assert found.columns["exact_copies"] == 1  # which are looked for among all
+        assert found.protocol["reference_n"] == 500
 
     def test_only_the_samples_asked_for_count(self):
         whole, part = of_digits(TEST.images()), of_digits(TEST.images(), samples=50)
@@ -151,7 +175,7 @@ class TestLeaks:
     def test_the_datas_side_is_computed_once_for_all_routes(self, monkeypatch):
         calls = []
         monkeypatch.setattr(nearest_neighbour, "_UNSEEN", {})
-        monkeypatch.setattr(nearest_neighbour, "nearest", lambda *sets: calls.append(sets[0].n) or nearest(*sets))
+        monkeypatch.setattr(nearest_neighbour, "nearest", lambda *sets: calls.append(len(sets[0])) or nearest(*sets))
         for samples in (11, 12):
             of_digits(TEST.images()[:samples])
         assert sorted(calls) == [11, 12, 400]
@@ -186,7 +210,9 @@ def test_samples_between_levels_are_exact_copies_by_their_nearest_level():
         ({}, {"reference": None}, "needs the spec's `reference`"),
         ({"sha256": "00"}, {}, "pixels need no network; leave it out, or name features"),
         ({"features": "inception"}, {}, "features: inception are read from a file"),
-        ({}, {"data": ImageData(torch.zeros(2, 3, 8, 8), 17, None, "colour")}, r"images \[3, 8, 8\] and \[1, 8, 8\]"),
+        ({}, {"data": ImageData(torch.zeros(2, 3, 8, 8), 17, None, "colour")}, r"data .*: images \[3, 8, 8\] and \[1, 8, 8\]"),
+        ({}, {"shape": (3, 8, 8)}, r"samples and reference: images \[3, 8, 8\] and \[1, 8, 8\]; expected one shape"),
+        ({"reference_samples": 1398}, {}, "reference_samples: expected 1 to 1397, the size of the reference; got 1398"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_computed(arguments, changed, message):

@@ -30,6 +30,10 @@ def context(pixels=None, count=256):
     return Context(GammaInterval(-8.0, 4.0), ODE(), data, None, 0)
 
 
+def continuous(values):
+    return context()._replace(data=ImageData(values, None, None, "continuous"))
+
+
 def summary(metric, ours, others, count=256):
     measured = {"images": from_levels(ours, count, torch.float64), "others": from_levels(others, count, torch.float64)}
     return metric.summarise(context(levels(len(ours), tuple(ours.shape[1:]), count), count), measured)
@@ -53,6 +57,27 @@ def test_psnr_of_one_level_everywhere_is_that_of_8_bits():
     assert summary(PSNR(), ours, ours.double() + 1).value == pytest.approx(20 * math.log10(255))
 
 
+@pytest.mark.parametrize("error", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+def test_images_off_their_levels_have_the_psnr_of_their_error(error):
+    """However near they come, as with `final: none`."""
+    original = from_levels(levels(5, (1, 8, 8), 17), 17)
+    measured = {"images": original + error * (2 * (levels(5, (1, 8, 8), 2, "sign") > 0) - 1), "others": original}
+    found = PSNR().summarise(context(levels(5, (1, 8, 8), 17), 17), measured)
+    assert found.value == pytest.approx(-20 * math.log10(error / 2 * 17 / 16), abs=0.02)
+    assert found.columns["identical"] == 0
+
+
+def test_identical_images_off_their_levels_count_as_float32s_rounding_and_no_less_than_near_ones():
+    original = from_levels(levels(3, (1, 8, 8), 17), 17) + 0.001
+    others = original.double()
+    others[1] += 1e-9  # what float32 cannot tell
+    others[2] += 1e-6
+    found = PSNR().summarise(context(levels(3, (1, 8, 8), 17), 17), {"images": original, "others": others})
+    cap, near = 20 * math.log10(2**24), -20 * math.log10(1e-6 / 2 * 17 / 16)
+    torch.testing.assert_close(found.influence + found.value, torch.tensor([cap, cap, near], dtype=torch.float64))
+    assert found.columns["identical"] == 2
+
+
 def test_identical_images_count_as_one_value_a_level_off_and_are_told():
     """The least that images on their levels can differ by; so no finite PSNR is cut."""
     ours = levels(3, (1, 8, 8), 17) // 2
@@ -62,7 +87,7 @@ def test_identical_images_count_as_one_value_a_level_off_and_are_told():
     values = found.influence + found.value
     torch.testing.assert_close(values, torch.full((3,), 10 * math.log10(16**2 * 64), dtype=torch.float64))
     assert found.columns["identical"] == 2
-    assert found.protocol["identical_images"] == "as if one value were one level off"
+    assert found.protocol["identical_images"] == "as if one value were one level off; off levels, 144.5"
     assert summary(SSIM(), ours[:2], others[:2], 17).value == pytest.approx(1)
 
 
@@ -116,6 +141,10 @@ def test_how_many_pairs():
         (lambda: PSNR(images=0), "images: expected at least 1, got 0"),
         (lambda: PSNR(images=31).count(context(levels(30))), "images: expected 1 to 30, the size of the data; got 31"),
         (lambda: PSNR().count(context()), "needs the spec's `data`"),
+        (lambda: PSNR().count(continuous(torch.tensor([[-5.0, 3]]))), r"continuous: values from -5 to 3; .* in \[-1, 1\], map"),
+        (lambda: PSNR().count(continuous(torch.tensor([[0, math.nan]]))), "continuous: values from nan to nan"),
+        (lambda: PSNR(pairs="same_noise", against="a").count(continuous(torch.tensor([[2.0]]))), "values from 2 to 2"),
+        (lambda: SSIM(pairs="same_noise", against="a").count(context()._replace(shape=(1, 2, 8))), "do not hold a window of 3"),
         (lambda: SSIM(window=8), "window: expected an odd number from 3 to 41, got 8"),
         (lambda: SSIM(window=9).count(context(levels(3, (1, 8, 8)))), r"\[1, 8, 8\] do not hold a window of 9; .* up to 8"),
         (lambda: SSIM().count(context(levels(3, (1, 2, 8)))), r"\[1, 2, 8\] do not hold a window of 3; expected a larger image"),

@@ -1,6 +1,8 @@
 """LPIPS without torchvision: torchmetrics' own values on random backbones; what it refuses; a scripted network."""
 
 import hashlib
+import math
+import os
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from snrouter.data.base import ImageData, from_levels
 from snrouter.errors import CheckpointError, SpecError
+from snrouter.experts.checkpoints import check_sha256
 from snrouter.gamma import GammaInterval
 from snrouter.metrics import perceptual
 from snrouter.metrics.base import Context
@@ -90,15 +93,34 @@ def test_other_files_and_images_are_refused_in_one_line(checkpoints, tmp_path, m
     (named := tmp_path / "alexnet-owt-7be5be79.pth").write_bytes(checkpoints["alex"].read_bytes())
     with pytest.raises(CheckpointError, match=r"its SHA-256 is .*, expected 7be5be79\.\.\.; "):
         LPIPS(checkpoint=named).check((3, 64, 64))
-    x = torch.zeros(1, 3, 64, 64)
     with pytest.raises(CheckpointError, match=r"tensor '0\.weight' has shape \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]"):
-        LPIPS(checkpoint=checkpoints["alex"], network="vgg").compare(x, x, 256)
+        LPIPS(checkpoint=checkpoints["alex"], network="vgg").check((3, 64, 64))
     save_file({"weight": torch.zeros(2)}, path := tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"no name begins with 'features\.'"):
-        LPIPS(checkpoint=path).compare(x, x, 256)
+        LPIPS(checkpoint=path).check((3, 64, 64))
+    state = torch.load(checkpoints["alex"], weights_only=True)
+    torch.save({name: math.nan * tensor for name, tensor in state.items()}, path := tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match="NaN or infinite distances; are its weights right"):
+        LPIPS(checkpoint=path).check((3, 64, 64))
     monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="LPIPS takes its heads from torchmetrics"):
-        LPIPS(checkpoint=checkpoints["alex"]).described((3, 64, 64))
+        LPIPS(checkpoint=named, sha256=hashlib.sha256(named.read_bytes()).hexdigest()).check((3, 64, 64))
+
+
+def test_a_file_is_hashed_and_read_once_and_again_when_it_changed(checkpoints, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(perceptual, "check_sha256", lambda path, *rest: calls.append(path) or check_sha256(path, *rest))
+    path = tmp_path / "alex.pth"
+    path.write_bytes(checkpoints["alex"].read_bytes())
+    metric, squares = LPIPS(checkpoint=path), ImageData(levels(0, 32)[0], 256, None, "squares")
+    context = Context(GammaInterval(-13.3, 5.0), ODE(), squares, None, 0)
+    for _ in range(2):
+        metric.count(context)
+        metric.summarise(context, {"images": squares.images(), "others": squares.images()})
+    assert calls == [path]
+    os.utime(path, ns=(1, 1))
+    metric.count(context)
+    assert calls == [path, path]
 
 
 # --- scripted networks -----------------------------------------------------------------------------------------------
@@ -121,6 +143,11 @@ class Plain(nn.Module):
 class Picky(nn.Module):
     def forward(self, images: Tensor, return_lpips: bool = False) -> Tensor:
         return images.flatten(1) + torch.zeros(2)
+
+
+class Unpooled(nn.Module):
+    def forward(self, images: Tensor, return_lpips: bool = False) -> Tensor:
+        return images
 
 
 def scripted(module: nn.Module, path: Path) -> Path:
@@ -155,8 +182,13 @@ class TestScripted(MetricContract):
 
 
 def test_a_scripted_network_that_cannot_is_refused_in_one_line(tmp_path):
-    x = torch.zeros(2, 3, 8, 8)
-    with pytest.raises(CheckpointError, match="its forward does not take return_lpips"):
-        LPIPS(checkpoint=scripted(Plain(), tmp_path / "plain.pt"), network="torchscript").compare(x, x, 256)
-    with pytest.raises(CheckpointError, match=r"cannot take images \[2, 3, 8, 8\] \([^\n]+\)$"):
-        LPIPS(checkpoint=scripted(Picky(), tmp_path / "picky.pt"), network="torchscript").compare(x, x, 256)
+    context = Context(GammaInterval(-13.3, 5.0), ODE(), ImageData(levels(0, 8)[0], 256, None, "squares"), None, 0)
+    (text := tmp_path / "text.pt").write_bytes(b"no TorchScript")
+    for path, message in (
+        (scripted(Plain(), tmp_path / "plain.pt"), "its forward does not take return_lpips"),
+        (scripted(Picky(), tmp_path / "picky.pt"), r"cannot take images \[1, 3, 8, 8\] \([^\n]+\)$"),
+        (scripted(Unpooled(), tmp_path / "unpooled.pt"), r"unpooled.pt: expected features \[2, F\], got \[2, 3, 8, 8\]$"),
+        (text, "not a TorchScript file"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            LPIPS(checkpoint=path, network="torchscript").count(context)

@@ -45,6 +45,12 @@ def test_a_file_of_others_has_only_mu_and_sigma(tmp_path):
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"got float64 \[3\] and float64 \[4, 4\]"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "sigma is no covariance, which is symmetric"),
         ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "sigma is no covariance"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [2.0, 1.0]])}, "sigma is no covariance, .* no negative eigenvalue"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"expected floats mu \[F\] and sigma \[F, F\], got float64 \[0\]"),
+        *(
+            ({"mu": np.zeros(2), "sigma": np.eye(2), "n": n}, "n, of images, to be a whole number of at least 2, got ")
+            for n in ([1, 2], "x", np.nan, np.inf, -5, 1, 2.5, True)
+        ),
         ({"mu": np.full(2, np.nan), "sigma": np.eye(2)}, "NaN or infinite values"),
         ({"mu": np.array([{}, {}]), "sigma": np.eye(2)}, r"cannot be read as \.npz"),
         (

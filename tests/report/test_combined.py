@@ -79,6 +79,7 @@ def test_numbers_not_made_alike_are_refused_in_one_line(tmp_path, said, told):
         {"device": "NVIDIA H200"},
         {"snrouter": "9.9", "torch": "3.0", "packages": {"mine": "1.0"}},
         {"error": "bootstrap", "note": "few"},
+        {"weights_sha256": {"quality": "ab" * 32}},
     ],
 )
 def test_chance_and_rounding_do_not_count(tmp_path, said):
@@ -149,6 +150,18 @@ def test_json_has_every_row_whole(tmp_path):
 
 
 def test_a_table_of_several_has_no_finding_of_one(tmp_path):
-    words = Reader(write_report(two(tmp_path, sweep())).read_text()).words
+    words = Reader(write_report(two(tmp_path, sweep() | {"partial": True})).read_text()).words
+    assert words.index("PARTIAL: a limit cut b short.") < words.index("b (partial)")
+    assert words.count("PARTIAL: a limit cut this run short.") == 1
     assert words.index("2 runs") < words.index(" Results ") < words.index(headline(sweep())[0])
     assert "Marked: the route that each run chose." in words
+
+
+def test_a_partial_run_is_marked_and_the_others_are_not(tmp_path):
+    folders = two(tmp_path, sweep() | {"partial": True})
+    lines = list(csv.DictReader(io.StringIO(tabulate(folders, "csv"))))
+    assert [line["partial"] for line in lines] == ["False"] * 4 + ["True"] * 4
+    text = tabulate(folders, "markdown")
+    assert text.startswith("**PARTIAL: a limit cut b short.")
+    assert "| b (partial) |" in text
+    assert "| a |" in text

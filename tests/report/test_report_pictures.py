@@ -94,3 +94,18 @@ def test_experts_keep_their_colours_in_every_plot():
     assert plots.expert_colours(results) == {"likelihood": 0, "quality": 1}
     del results["spec"]["route"]["low"]
     assert set(plots.expert_colours(results)) == {"likelihood", "quality"}
+
+
+def test_lines_at_one_height_have_labels_apart_and_nothing_to_see_is_not_drawn():
+    results = sweep({**ROUTES, "likelihood": (1.8417, 6.47)})
+    svg = plots.curve(results, measures(results)[1], "c")
+    starts = [re.search(rf'x="([\d.]+)"[^>]*>{label} alone', svg) for label in ("quality", "likelihood")]
+    assert all(starts), svg
+    assert abs(float(starts[0][1]) - float(starts[1][1])) > 50
+    same = sweep(dict.fromkeys(ROUTES, (1.8, 6.5)))
+    assert plots.curve(same, measures(same)[0], "c") is None
+
+
+def test_axes_name_the_variant():
+    words = " ".join(ElementTree.fromstring(plots.curve(sweep(), measures(sweep())[0], "c")).itertext())
+    assert "(VLB)" in words

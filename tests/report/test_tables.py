@@ -4,15 +4,16 @@ import copy
 import csv
 import io
 import re
+from importlib.metadata import entry_points
 
 import pytest
-from made_up_runs import ROUTES, Reader, page, renamed, sweep, unknown_distances
+from made_up_runs import ROUTES, Reader, many, of, page, renamed, sweep, unknown_distances
 from rich.console import Console
 
 from snrouter.report import csv_text, headline, markdown, table, to_rich
 from snrouter.report.columns import columns
-from snrouter.report.measures import measures
-from snrouter.report.number import Number
+from snrouter.report.measures import FAMILIES, PUBLISHED, measures, sampled
+from snrouter.report.number import Number, aligned, power
 
 
 def test_rows_follow_the_switch_and_hold_the_numbers():
@@ -165,3 +166,73 @@ def test_what_is_not_a_number_is_a_dash(tmp_path):
     assert {number.text() for number in row.numbers.values()} == {"–"}
     assert "nan" not in csv_text(results)
     assert "nan" not in Reader(page(tmp_path, results)).words.lower()
+
+
+def test_digits_end_where_rounding_begins():
+    values = [Number(42.14419938, 3e-9), Number(42.14419938, 6e-9), Number(42.1366736, 0.0075)]
+    assert aligned(values) == ["42.1442 ± 0.0000", "42.1442 ± 0.0000", "42.1367 ± 0.0075"]
+    unit = power(values)
+    assert aligned([Number(4.9e-9, 7e-9), Number(-3e-9, 6e-9)], True, unit) == ["+0.0000 ± 0.0000"] * 2
+    assert aligned([Number(2.6, 0.01), Number(2.5, 0.01), Number(1e4, 20.0)])[0] == "2.600 ± 0.010"
+
+
+def test_zero_has_no_minus():
+    assert Number(-0.33, 12.0).text() == "0 ± 12"
+    assert Number(-0.33, 12.0).text(signed=True) == "+0 ± 12"
+
+
+def test_what_is_to_be_borne_in_mind_is_marked_in_every_format(tmp_path):
+    results = sweep()
+    for row in of(results, "fid"):
+        row["protocol"]["note"] = "400 samples: biased upward; compare at equal n only"
+    said = "† Fréchet distance (classifier features): 400 samples: biased upward; compare at equal n only."
+    for text in (markdown(results), Reader(page(tmp_path, results)).words, str(to_rich(results, 200).caption)):
+        assert said in text
+    assert "Fréchet distance (classifier features) ↓ †" in markdown(results).splitlines()[0]
+    assert "†" not in markdown(sweep())
+
+
+def test_csv_has_every_number_of_a_row():
+    line = next(line for line in csv.DictReader(io.StringIO(csv_text(many()))) if line["label"] == "eta=0.2")
+    for name, value in {
+        "bpd_vlb_terms_prior_value": 0.0031,
+        "bpd_vlb_seconds": 1.5,
+        "lpips_reconstruction_identical": 3,
+        "nearest_neighbour_pixels_copies": 0.012,
+        "nearest_neighbour_pixels_overlap_near": 14,
+        "cost_16_at_a_time_quartiles_lower": 0.0121,
+        "cost_16_at_a_time_peak_memory_bytes": 1_739_000_000,
+        "cost_16_at_a_time_parameters_per_expert_quality": 55_733_891,
+    }.items():
+        assert float(line[name]) == value
+
+
+def test_identical_pairs_and_spreads_stand_beside_their_measure():
+    results = many()
+    for row in of(results, "inception_score"):
+        row["split_standard_deviation"] = 0.6468
+    told = {column.heading: column.cells for column in columns(results)}
+    assert told["LPIPS (reconstruction) ↓ identical"] == ["3"] * 4
+    assert told["Inception Score (Inception features) ↑ sd over splits"] == ["0.65"] * 4
+    assert "LPIPS (reconstruction) ↓ identical" in markdown(results).splitlines()[0]
+
+
+def test_headings_are_whole(tmp_path):
+    head = re.search("<thead>(.*?)</thead>", page(tmp_path, sweep()))[1]
+    assert '<th class="name" rowspan="2">route</th>' in head
+    assert "n 400" in head
+    assert "<th></th>" not in head
+    assert "<th></th>" not in re.search("<thead>(.*?)</thead>", page(tmp_path, many()))[1]
+
+
+def test_published_numbers_are_called_as_measured_ones():
+    found = entry_points(group="snrouter.metrics")
+    assert {name: found[name].load().title for name in PUBLISHED} == PUBLISHED
+    assert {name for metrics in FAMILIES.values() for name in metrics} == {entry.name for entry in found}
+
+
+def test_images_of_labelled_data_are_samples_all_the_same():
+    drawn = {"metric": "fid", "protocol": {"final": "decode", "data": "digits/test"}}
+    assert sampled(drawn)
+    assert not sampled(drawn | {"metric": "psnr", "pairs": "reconstruction"})
+    assert not sampled({"metric": "bpd", "protocol": {"data": "digits/test"}})

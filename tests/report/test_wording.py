@@ -1,9 +1,10 @@
 """The words follow the paired differences."""
 
+import copy
 import re
 
 import pytest
-from made_up_runs import ROUTES, Reader, many, page, sweep, unknown_distances
+from made_up_runs import ROUTES, Reader, many, of, page, sweep, unknown_distances
 
 from snrouter.report import headline, plots
 from snrouter.report.wording import choice
@@ -111,3 +112,44 @@ def test_experts_alone_are_compared_and_none_is_chosen(tmp_path):
     assert frechet.endswith("12.390 ± 0.050 above quality (6.470).")
     assert not any("switch" in sentence for sentence in (first, *rest))
     assert "chosen" not in Reader(page(tmp_path, results)).words
+
+
+def variants(**better: tuple[float, float]) -> dict:
+    """A sweep with bits/dim in several variants, of each the difference of the chosen switch from both experts."""
+    results, bounds = sweep(), of(sweep(), "bpd")
+    for name, (from_likelihood, from_quality) in better.items():
+        for row in copy.deepcopy(bounds):
+            row |= {"estimator": "ode", "dequantization": name}
+            if row["label"] == "eta=0.2":
+                row["paired"]["likelihood"]["difference"], row["paired"]["quality"]["difference"] = from_likelihood, from_quality
+            results["results"].append(row)
+    return results
+
+
+def test_every_variant_is_judged_in_whatever_order():
+    results = variants(truncated_normal=(-0.2, -0.3), uniform=(-0.1, 0.29))
+    told = headline(results)[0]
+    assert "against quality it is better in bits/dim (VLB) and bits/dim (ODE, truncated normal) but worse in" in told
+    assert "bits/dim (ODE, uniform)" in told
+    results["results"].reverse()
+    assert headline(results)[0].startswith("No switch beats both")
+    assert "worse in bits/dim (ODE, uniform)" in headline(results)[0]
+    assert headline(variants(uniform=(-0.1, -0.29)))[0].startswith(
+        "Switching at η = 0.2 beats both quality and likelihood in bits/dim (VLB) and bits/dim (ODE, uniform), and is level"
+    )
+
+
+def test_a_difference_that_is_rounding_is_level():
+    results = sweep({**ROUTES, "eta=0.2": (1.8417, 6.47)})
+    for row in of(results, "bpd"):
+        for pair in row["paired"].values():
+            if abs(pair["difference"]) < 1e-9:
+                pair |= {"difference": -4.9e-9, "standard_error": 1e-10}
+    assert "level with the better of them in bits/dim and" in headline(results)[0]
+    assert "level with likelihood (1.842), +0.00000 ± 0.00000" in headline(results)[1]
+
+
+def test_a_sweep_of_neither_likelihood_nor_quality_is_not_judged():
+    results = many()
+    results["results"] = of(results, "ssim") + of(results, "cost")
+    assert headline(results) == ["4 routes, 2 measures; none of likelihood or quality, so nothing is judged."]

@@ -61,6 +61,24 @@ def test_an_expert_that_runs_again_is_not_moved_again(house, experts, monkeypatc
     assert moves == [("high", "meta"), ("high", "cpu"), ("low", "meta")]
 
 
+@pytest.mark.parametrize("then", ["low", "high"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_move_that_fails_is_made_again(house, experts, monkeypatch, moved, then):
+    z, move = torch.zeros(1, 3, device="meta"), Tenant.to
+
+    def fail(self, device):
+        if moved or device == "cpu":
+            move(self, device)
+        if device != "cpu":
+            raise torch.OutOfMemoryError("full")
+
+    with monkeypatch.context() as full:
+        full.setattr(Tenant, "to", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            experts["low"](z, 0.0)
+    experts[then](z, 0.0)  # alone on the device
+
+
 @pytest.mark.parametrize("policy", [SWITCH, Piecewise([Stretch("low", -4.0), Stretch("high", 1.0), Stretch("low")])])
 def test_results_are_those_of_experts_that_stay_bit_for_bit(oracles, pair, policy):
     kept, moved = merge(pair, policy), merge(offload(pair), policy)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from snrouter.errors import CheckpointError
+from snrouter.metrics.blocks import on_cpu
 from snrouter.metrics.likelihood.bits_per_dim import full_float32
 
 What = Literal["features", "logits"]
@@ -54,10 +55,27 @@ class Extractor(ABC):
             CheckpointError: when the network cannot take the images, has no such output, or gives no finite matrix.
         """
         with full_float32():
-            parts = [self._checked(self.compute(part.cpu(), what), len(part), what) for part in torch.split(images, self.batch)]
+            parts = [self._batch(part.cpu(), what) for part in torch.split(images, self.batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _checked(self, found: Mapping[str, Tensor], n: int, what: What) -> dict[str, Tensor]:
+    def width(self, images: Tensor, what: What = "features") -> int:
+        """How many numbers `what` has for images of this shape: tried on these few, on the CPU, once for each shape.
+
+        Raises:
+            CheckpointError: as `outputs`.
+        """
+        known: dict[Any, int] = vars(self).setdefault("_widths", {})
+        if (case := (images.shape[1:], what)) not in known:
+            with on_cpu():
+                known[case] = self.outputs(images, what)[what].shape[1]
+        return known[case]
+
+    def _batch(self, images: Tensor, what: What) -> dict[str, Tensor]:
+        try:
+            found, n = self.compute(images, what), len(images)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(f"features {self.name}: cannot take images {list(images.shape)} ({reason})") from error
         if what not in found:
             raise CheckpointError(f"features {self.name}: the network gives no {what}; name one that does")
         for name, values in found.items():
@@ -70,7 +88,7 @@ class Extractor(ABC):
 
 
 def found(measured: MutableMapping[str, Tensor], extractor: Extractor, what: What = "features", count: int | None = None) -> Tensor:
-    """`what` of the first `count` of `measured["images"]`, all when left out; kept in `measured` for other metrics.
+    """`what` of the first `count` of `measured["images"]`, all when left out; kept as `measured["<key>/<what>"]` for other metrics.
 
     Returns:
         float64 [n, F] or [n, K].
@@ -90,6 +108,11 @@ def found(measured: MutableMapping[str, Tensor], extractor: Extractor, what: Wha
             if len(before) == start:
                 measured[f"{extractor.key}/{name}"] = torch.cat([before, values])
     return measured[f"{extractor.key}/{what}"][:count]
+
+
+def compact(values: Tensor) -> Tensor:
+    """As float32 where that loses nothing, which is so of networks that compute in it."""
+    return small if torch.equal((small := values.float()).double(), values) else values
 
 
 def key_of(*parts: Any) -> str:

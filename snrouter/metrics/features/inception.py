@@ -23,6 +23,7 @@ from torch import Tensor
 from snrouter.data.base import to_levels
 from snrouter.errors import CheckpointError, PluginError
 from snrouter.experts.checkpoints import read_plain, sha256
+from snrouter.metrics.blocks import device
 from snrouter.metrics.features.base import Extractor, What, key_of
 
 RESIZE = "TF1 bilinear to 299, antialias false"
@@ -52,11 +53,10 @@ class InceptionFeatures(Extractor):
 
     def compute(self, images: Tensor, what: What) -> dict[str, Tensor]:
         """Both, in one pass."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         if images.shape[1] not in (1, 3):
             raise CheckpointError(f"features inception: expected images of 1 or 3 channels, got {images.shape[1]}")
         pixels = to_levels(images, 256).to(torch.uint8).expand(-1, 3, -1, -1)
-        return dict(zip(LAYERS, self.network.to(device)(pixels.to(device)), strict=True))
+        return dict(zip(LAYERS, self.network.to(device())(pixels.to(device())), strict=True))
 
 
 def _network(checkpoint: Path) -> Any:

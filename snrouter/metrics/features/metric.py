@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import PlainValidator, WithJsonSchema
 from torch import nn
 
+from snrouter.data.base import ImageData
+from snrouter.draws import Draws
 from snrouter.errors import SpecError, suggestion
 from snrouter.experts.checkpoints import check_sha256
 from snrouter.metrics.base import Context, SampleMetric
-from snrouter.metrics.features.base import Extractor
+from snrouter.metrics.features.base import Extractor, What
 from snrouter.metrics.features.module import ModuleFeatures
+from snrouter.metrics.references import check_size
+
+FEW = 10_000
+"""Images below which a row says that their number moves the value."""
 
 Kind = Literal["classifier", "torchscript", "inception"]
 
@@ -83,7 +89,12 @@ class FeatureMetric(SampleMetric):
         samples: how many samples.
         features: "classifier", "torchscript" or "inception"; in Python also a network or an `Extractor`.
         sha256: what the checkpoint must hash to.
+
+    Attributes:
+        what: it is measured in.
     """
+
+    what: ClassVar[What] = "features"
 
     checkpoint: Path | None = None
     samples: int = 2000
@@ -98,12 +109,23 @@ class FeatureMetric(SampleMetric):
         """
         return extractor(self.features, self.checkpoint, self.sha256)
 
+    def extracts(self) -> tuple[Extractor, What]:
+        """Features, or what else it is measured in."""
+        return self.extractor(), self.what
+
     def count(self, context: Context) -> int:
-        """The samples asked for, once the network could be read."""
+        """The samples asked for, once the network could be read and takes such images."""
         if self.samples < 2:
             raise SpecError(f"samples: expected at least 2, got {self.samples}")
-        self.extractor()
+        self.width(context)
         return self.samples
+
+    def width(self, context: Context) -> int | None:
+        """How many numbers the network finds in an image, tried on noise; None where nothing tells an image's shape."""
+        source = context.reference or context.data
+        shape = context.shape or (source.shape if source else None)
+        network = self.extractor()
+        return None if shape is None else network.width(2 * Draws(0).uniform("trial", range(2), shape).float() - 1, self.what)
 
 
 @dataclass(frozen=True)
@@ -115,16 +137,34 @@ class ReferenceMetric(FeatureMetric):
         samples: how many samples.
         features: "classifier", "torchscript" or "inception"; in Python also a network or an `Extractor`.
         sha256: what the checkpoint must hash to.
-        reference_samples: compare with the first so many reference images; with all when left out.
+        reference_samples: compare with so many reference images, drawn by the run's seed; with all when left out.
     """
 
     reference_samples: int | None = None
 
     def count(self, context: Context) -> int:
-        """The samples asked for, once the network could be read and the reference is known to be there."""
-        available = len(context.need("reference"))
+        """The samples asked for, once the network could be read and the reference is known to be there and not too large."""
+        available = len(reference_of(context))
         if self.reference_samples is not None and not 2 <= self.reference_samples <= available:
             raise SpecError(
                 f"reference_samples: expected 2 to {available}, the size of the reference; got {self.reference_samples}"
             )
+        if width := self.width(context):
+            check_size(self.reference_samples or available, width)
         return super().count(context)
+
+    def compared(self, context: Context) -> tuple[Extractor, ImageData, int | None, int]:
+        """What finds features, the reference, how many of its images are compared, and the seed that draws them."""
+        return self.extractor(), context.need("reference"), self.reference_samples, context.seed
+
+
+def reference_of(context: Context) -> ImageData:
+    """The reference.
+
+    Raises:
+        SpecError: when there is none, or a single image, which has no spread.
+    """
+    reference = context.need("reference")
+    if len(reference) < 2:
+        raise SpecError(f"reference: {reference.name} has a single image; expected at least 2")
+    return reference

@@ -10,7 +10,7 @@ from snrouter.metrics.features.base import Extractor, What
 class ModuleFeatures(Extractor):
     """What a module returns for images [n, C, H, W] in [-1, 1]: features [n, F], or a pair of them and logits [n, K].
 
-    It is called as it stands: in its own mode, precision and on its own device.
+    It is called in evaluation mode, which it leaves again, in its own precision and on its own device.
 
     Args:
         module: the network.
@@ -28,6 +28,11 @@ class ModuleFeatures(Extractor):
     def compute(self, images: Tensor, what: What) -> dict[str, Tensor]:
         """Both, where the module returns both."""
         like = next(self.module.parameters(), images)
-        returned = self.module(images.to(like))
+        modes = {part: part.training for part in self.module.modules()}
+        try:
+            returned = self.module.eval()(images.to(like))
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
         features, logits = returned if isinstance(returned, tuple) else (returned, None)
         return {"features": features} | ({} if logits is None else {"logits": logits})

@@ -18,6 +18,7 @@ from torch import Tensor
 from snrouter.data.base import to_levels
 from snrouter.errors import CheckpointError
 from snrouter.experts.checkpoints import sha256
+from snrouter.metrics.blocks import device
 from snrouter.metrics.features.base import Extractor, What, key_of
 
 
@@ -57,10 +58,9 @@ class TorchScriptFeatures(Extractor):
         return {what: returned if what == "features" else _logits(returned)}
 
     def _call(self, images: Tensor, wanted: dict[str, bool]) -> Tensor:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         pixels = to_levels(images, 256).to(torch.uint8).expand(-1, 3, -1, -1)
         try:
-            returned: Tensor = self.module.to(device)(pixels.to(device), **wanted)
+            returned: Tensor = self.module.to(device())(pixels.to(device()), **wanted)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"checkpoint {self.checkpoint}: cannot take uint8 images [n, 3, H, W] ({reason})") from None

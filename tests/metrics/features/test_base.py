@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from snrouter.errors import CheckpointError, SpecError
 from snrouter.experts.checkpoints import save_checkpoint
 from snrouter.experts.networks.classifier import Classifier
+from snrouter.metrics.blocks import device
 from snrouter.metrics.features.base import found
 from snrouter.metrics.features.metric import extractor
 from snrouter.metrics.features.module import ModuleFeatures
@@ -110,6 +111,32 @@ def test_a_network_that_gives_no_finite_matrix_is_told_of():
         ModuleFeatures(nn.Identity()).outputs(images(3))
     with pytest.raises(CheckpointError, match="features Flatten: the network gives no logits"):
         ModuleFeatures(nn.Flatten()).outputs(images(3), "logits")
+
+
+def test_a_network_is_tried_once_for_each_shape_on_the_cpu(monkeypatch):
+    network = Counting()
+    counted = ModuleFeatures(network)
+    assert [counted.width(images(2)), counted.width(images(2)), counted.width(images(2), "logits")] == [2, 2, 3]
+    assert network.seen == 4
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    seen = []
+    monkeypatch.setattr(Counting, "forward", lambda self, images: seen.append(device().type) or images.flatten(1))
+    counted.width(images(2)[:, :, :2])
+    assert seen == ["cpu"]
+
+
+def test_a_network_that_cannot_take_the_images_is_told_of():
+    with pytest.raises(CheckpointError, match=r"features Linear: cannot take images \[3, 1, 3, 3\] \([^\n]+\)$"):
+        ModuleFeatures(nn.Linear(4, 2)).outputs(images(3))
+
+
+def test_a_network_in_training_is_not_trained():
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(9), nn.Dropout(0.5)).train()
+    network[1].eval()
+    found = ModuleFeatures(network).outputs(images(5))["features"]
+    torch.testing.assert_close(found, images(5).flatten(1).double(), rtol=1e-4, atol=1e-4)
+    assert bool((network[1].running_mean == 0).all())
+    assert [part.training for part in network.modules()] == [True, True, False, True]
 
 
 def test_a_spec_names_kinds_and_a_wrong_one_is_told_in_one_line():

@@ -53,6 +53,13 @@ class Picture(nn.Module):
         return images
 
 
+class Scalar(nn.Module):
+    """Returns a single number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.double().mean()
+
+
 class Two(nn.Module):
     """Adds what only has two channels."""
 
@@ -118,6 +125,12 @@ def test_what_is_no_extractor_is_refused_in_one_line(scripted, tmp_path):
         extractor("torchscript", scripted(Picture())).outputs(images)
     with pytest.raises(CheckpointError, match=r"cannot take uint8 images \[n, 3, H, W\] \([^\n]+\)$"):
         extractor("torchscript", scripted(Two())).outputs(images)
+
+
+def test_one_that_gives_no_features_is_told_before_anything_is_drawn(scripted):
+    context = Context(GammaInterval(-13.3, 5.0), ODE(), None, ImageData(pixels(4), 256, None, "random"), 0)
+    with pytest.raises(CheckpointError, match=r"features inception-tiny: expected features \[2, F\], got \[\]"):
+        Frechet(scripted(Scalar()), features="torchscript").count(context)
 
 
 def test_the_metric_is_the_distance_of_scripted_features_named_by_file_and_hash(scripted):
