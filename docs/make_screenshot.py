@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 PICTURE = Path(__file__).parent / "images" / "demo.png"
-WIDTH, HEIGHT, SCALE = 1200, 1240, 1.5
+WIDTH, HEIGHT, SCALE = 1200, 1264, 1.5
 COLOURS = 256
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "

@@ -33,8 +33,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> evaluation.Results:
     return evaluation.run(measured(), tmp_path_factory.mktemp("one"), progress=False)
 
 
-def test_processes_give_the_bits_of_one(one: evaluation.Results, tmp_path: Path) -> None:
-    many = evaluation.run(measured(), tmp_path, launch=evaluation.Launch(3), progress=False)  # two are in test_processes
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_give_the_bits_of_one(processes: int, one: evaluation.Results, tmp_path: Path) -> None:
+    many = evaluation.run(measured(), tmp_path, launch=evaluation.Launch(processes), progress=False)
     shards = sorted((one.folder / "shards").rglob("*.safetensors"))
     assert len(shards) == 5 * 7  # two of measurements, samples, and what the classifier finds in them: features and logits
     for shard in shards:
@@ -54,7 +55,7 @@ def test_two_runs_are_identical_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_more_processes_than_images(tmp_path: Path) -> None:
-    document = digits("evaluate=[{metric: bpd, estimator: vlb, times: 2, images: 2}]")
+    document = digits("evaluate=[{metric: bpd, estimator: vlb, times: 2, images: 2}]", "batch_size=1")
     one = evaluation.run(document, tmp_path / "a", progress=False)
     three = evaluation.run(document, tmp_path / "b", launch=evaluation.Launch(3), progress=False)
     assert values(one) == values(three)
