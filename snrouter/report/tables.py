@@ -75,7 +75,8 @@ def stamp(rows: Sequence[Row]) -> str:
     """The warning that limits cut runs short, with the names of several; "" where none was."""
     cut = dict.fromkeys(row.run for row in rows if row.partial)
     which = ", ".join(cut) or "this run"
-    return f"PARTIAL: a limit cut {which} short. These are not the numbers that its spec asks for." if cut else ""
+    whose = "their specs ask" if len(cut) > 1 else "its spec asks"
+    return f"PARTIAL: a limit cut {which} short. These are not the numbers that {whose} for." if cut else ""
 
 
 def _row(whole: Mapping[str, Any], run: str, label: str, rows: Mapping[str, Mapping[str, Any]], known: Sequence[Measure]) -> Row:
