@@ -30,11 +30,20 @@ class Prediction(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A stretch [lo, hi] of the axis on which one expert's drift is smooth; it owns both ends."""
+    """A stretch [lo, hi] of the axis on which one expert's drift is smooth; it owns both ends.
+
+    Experts of pieces with equal `identity` predict alike, though they be different objects; `key` tells it where `expert` does not.
+    """
 
     lo: float
     hi: float
     expert: Expert
+    key: object = None
+
+    @property
+    def identity(self) -> object:
+        """What routes that share a piece have in common."""
+        return self.expert if self.key is None else self.key
 
 
 class Expert(nn.Module, ABC):

@@ -40,4 +40,5 @@ class ExpertWrapper(Expert):
     def pieces(self, lo: float, hi: float) -> Iterator[Piece]:
         """The wrapped expert's, each wrapped alike."""
         for piece in self.expert.pieces(lo, hi):
-            yield piece._replace(expert=self if piece.expert is self.expert else self.around(piece.expert))
+            expert = self if piece.expert is self.expert else self.around(piece.expert)
+            yield piece._replace(expert=expert, key=(self, piece.identity))

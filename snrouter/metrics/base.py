@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from snrouter.data.base import ImageData
@@ -113,6 +114,18 @@ class Metric(ABC):
         """
 
 
+class Shared(NamedTuple):
+    """What several routes gave together.
+
+    Attributes:
+        rows: by route, what it gives alone; rows `nfe/<expert>` are the network calls that it takes alone.
+        spent: by route, network calls made for it that were not made for a route before it, float64 [B].
+    """
+
+    rows: Mapping[str, dict[str, Tensor]]
+    spent: Mapping[str, Tensor]
+
+
 class DataMetric(Metric):
     """Measured image by image."""
 
@@ -129,6 +142,26 @@ class DataMetric(Metric):
             indices: which images these are.
             condition: one row an image, or None.
         """
+
+    def measure_routes(
+        self,
+        context: Context,
+        routes: Mapping[str, Expert],
+        images: Tensor,
+        indices: Sequence[int],
+        condition: Tensor | None,
+    ) -> Shared:
+        """Measure several routes over the same experts and bounds; a metric that can shares what they have in common.
+
+        Args:
+            context: of the run, the same for every route.
+            routes: by label.
+            images: [B, C, H, W] at the bin centres.
+            indices: which images these are.
+            condition: one row an image, or None.
+        """
+        rows = {label: self.measure(context, expert, images, indices, condition) for label, expert in routes.items()}
+        return Shared(rows, {label: _calls(measured) for label, measured in rows.items()})
 
 
 class SampleMetric(Metric):
@@ -168,3 +201,9 @@ class RouteMetric(Metric):
             context: of the run, with `draw`.
             expert: a single expert or a route, on the device it runs on.
         """
+
+
+def _calls(measured: Mapping[str, Tensor]) -> Tensor:
+    """Network calls an image [B]."""
+    count = len(next(iter(measured.values())))
+    return sum((v for name, v in measured.items() if name.startswith("nfe/")), torch.zeros(count, dtype=torch.float64))

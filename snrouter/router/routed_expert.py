@@ -107,8 +107,9 @@ class RoutedExpert(Expert):
             inner = {seam for expert in names.values() for seam in expert.seams if start < seam < end}
             cuts = [start, *sorted(inner), end]
             for low, high in itertools.pairwise(cuts):
-                held = {name: next(iter(expert.pieces(low, high))).expert for name, expert in names.items()}
-                yield Piece(low, high, RoutedExpert(held, policy, self.name))
+                held = {name: next(iter(expert.pieces(low, high))) for name, expert in names.items()}
+                routed = RoutedExpert({name: piece.expert for name, piece in held.items()}, policy, self.name)
+                yield Piece(low, high, routed, (policy, [piece.identity for piece in held.values()]))
 
 
 def merge(experts: Mapping[str, Expert], policy: Policy, name: str = "route") -> RoutedExpert:

@@ -69,6 +69,33 @@ class Sweep(_Model):
     )
 
 
+class Tune(_Model):
+    """What `tune` may choose from, and on how much."""
+
+    experts: tuple[str, ...] | None = Field(default=None, description="that may run; all of the spec's when left out")
+    images: int | None = Field(default=None, ge=4, description="of the data, the first ones; all when left out")
+    times: int = Field(default=64, ge=2, description="network calls an image and expert, as those of the vlb")
+    seams: int = Field(default=4, ge=0, description="at most so many switches")
+    exactly: bool = Field(default=False, description="exactly `seams` switches")
+    order: tuple[str, ...] | None = Field(default=None, description="experts from least noise to most, an order that routes keep")
+    above: dict[str, Any] = Field(
+        default_factory=dict,
+        description="where an expert must run: above this position",
+        json_schema_extra={"additionalProperties": POSITION_SCHEMA},
+    )
+    gamma_min: tuple[Any, ...] = Field(
+        default=(), description="lower ends of the interval to choose from", json_schema_extra={"items": POSITION_SCHEMA}
+    )
+    gamma_max: tuple[Any, ...] = Field(
+        default=(), description="upper ends of the interval to choose from", json_schema_extra={"items": POSITION_SCHEMA}
+    )
+    quality: str | None = Field(
+        default=None, description="the expert that candidates run more of; the high-noise one when left out"
+    )
+    candidates: int = Field(default=4, ge=0, description="routes with more of the quality expert than the likelihood asks for")
+    exact_images: int = Field(default=100, ge=0, description="images whose exact-ODE bits/dim is set beside the bound")
+
+
 class Publication(_Model):
     """Where published numbers were read."""
 
@@ -125,6 +152,7 @@ class Spec(_Model):
     )
     evaluate: tuple[MetricComponent, ...] = Field(default=(), description="metrics to compute")
     sweep: Sweep | None = Field(default=None, description="thresholds that `sweep` compares")
+    tune: Tune = Field(default=Tune(), description="what `tune` may choose from, and on how much")
     published: Published | None = Field(default=None, description="numbers that reports show beside the measured ones")
     train: dict[str, Recipe] = Field(default_factory=dict, description="recipes that `train` runs on the reference images, by name")
     batch_size: int = Field(default=256, ge=1, description="images in a shard; adaptive solvers couple a shard's steps")

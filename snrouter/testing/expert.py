@@ -115,7 +115,7 @@ class ExpertContract(ABC):
         assert edges == [start, *expert.seams, end], f"pieces end at {edges}, seams are {expert.seams}"
         for piece, after in itertools.pairwise(pieces):
             assert piece.hi == after.lo, f"neighbouring pieces end at {piece.hi:g} and start at {after.lo:g}"
-        for lo, hi, held in pieces:
+        for lo, hi, held, _ in pieces:
             assert lo < hi, f"a piece from {lo:g} to {hi:g}"
             close(held(z, (lo + hi) / 2, condition).eps_hat, expert(z, (lo + hi) / 2, condition).eps_hat, EXACT, "inside a piece")
             step = 1e-6 * (hi - lo)

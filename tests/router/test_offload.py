@@ -104,5 +104,5 @@ def test_a_merge_of_merges_is_offloaded_too(pair):
     moved = merge(offload({"both": inner, "high": pair["high"]}), policy)
     assert moved.seams == kept.seams == (-1.0, 2.0)
     z = torch.ones(2, 6, dtype=torch.float64)
-    for lo, hi, expert in moved.pieces(*SUPPORT):
+    for lo, hi, expert, _ in moved.pieces(*SUPPORT):
         assert torch.equal(expert(z, (lo + hi) / 2).eps_hat, kept(z, (lo + hi) / 2).eps_hat)

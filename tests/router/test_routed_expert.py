@@ -7,6 +7,7 @@ from torch import nn
 import snrouter
 from snrouter import Piecewise, Single, Stretch, Threshold, merge
 from snrouter.errors import NonFiniteError, SpecError, SupportError
+from snrouter.experts.base import Piece
 from snrouter.gamma import GammaInterval
 from snrouter.router.base import Policy
 
@@ -134,8 +135,15 @@ class TestPieces:
 
     def test_an_expert_alone_is_one_piece_without_seams(self, gaussian):
         assert gaussian.seams == ()
-        assert list(gaussian.pieces(-3.0, 2.0)) == [(-3.0, 2.0, gaussian)]
+        assert list(gaussian.pieces(-3.0, 2.0)) == [Piece(-3.0, 2.0, gaussian)]
         assert gaussian.invertible
+
+    def test_pieces_are_one_and_the_same_where_the_same_expert_runs(self, pair):
+        low, high = merge(pair, Threshold("low", "high", -1.0)).pieces(*BOUNDS)
+        other_low, other_high = merge(pair, Threshold("low", "high", 2.0)).pieces(*BOUNDS)
+        assert low.identity == other_low.identity != high.identity == other_high.identity
+        elsewhere = merge({**pair, "low": pair["high"]}, Threshold("low", "high", -1.0))
+        assert next(iter(elsewhere.pieces(*BOUNDS))).identity != low.identity
 
 
 class TestMergesOfMerges:

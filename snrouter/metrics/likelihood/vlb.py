@@ -19,8 +19,9 @@ from torch import Tensor
 from snrouter.data.base import from_levels, to_levels
 from snrouter.draws import Draws
 from snrouter.errors import SpecError
-from snrouter.experts.base import Expert, expand
-from snrouter.gamma import GammaInterval, alpha, edm_sigma, sigma
+from snrouter.experts.base import Expert
+from snrouter.gamma import GammaInterval, edm_sigma
+from snrouter.metrics.likelihood.denoising import denoising_errors, stratified
 from snrouter.solvers.base import Progress, Tally
 
 
@@ -94,22 +95,14 @@ def variational_bound(
         raise SpecError(f"times and steps: expected at least 1, got times={times}, steps={steps}")
     expert.require(*bounds)
     first = draws.normal("reconstruction", indices, x.shape[1:], draw=repeat).to(x.device)
-    offset = draws.uniform("vlb_time", indices, (), draw=repeat)
-    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    tally = Tally()
-    for j in range(times):
-        t = (j + offset) / times
-        if steps is None:
-            gamma = bounds.at(t)
-            weight = torch.full_like(gamma, 0.5 * bounds.length)
-        else:
-            gamma = bounds.at(((t * steps).floor() + 1).clamp(max=steps) / steps)
-            weight = torch.full_like(gamma, 0.5 * steps * math.expm1(bounds.length / steps))
-        noise = draws.normal("vlb_noise", indices, x.shape[1:], draw=repeat * times + j).to(x)
-        z = expand(alpha(gamma), x) * x + expand(sigma(gamma), x) * noise
-        prediction = expert(z, gamma, condition)
-        tally.add(prediction.calls)
-        total += weight.to(x.device) * (noise - prediction.eps_hat).double().flatten(1).square().sum(1)
-        if progress is not None:
-            progress((j + 1) / times)
-    return Terms(prior(x, bounds.gamma_max), reconstruction(x, bounds.gamma_min, levels, first), total / times, tally)
+    t = stratified(times, draws, indices, repeat)
+    if steps is None:
+        gamma, weight = bounds.at(t), 0.5 * bounds.length
+    else:
+        gamma = bounds.at(((t * steps).floor() + 1).clamp(max=steps) / steps)
+        weight = 0.5 * steps * math.expm1(bounds.length / steps)
+    seen = denoising_errors(
+        {"": expert}, x, gamma, draws=draws, indices=indices, repeat=repeat, condition=condition, progress=progress
+    )
+    diffusion = weight * seen.errors[""].mean(1)
+    return Terms(prior(x, bounds.gamma_max), reconstruction(x, bounds.gamma_min, levels, first), diffusion, seen.tallies[""])

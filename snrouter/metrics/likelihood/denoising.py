@@ -1,0 +1,81 @@
+"""Denoising errors |eps - eps_hat|^2 of one or several experts at the same noisy states: what variational bounds integrate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snrouter.draws import Draws
+from snrouter.experts.base import Expert, expand
+from snrouter.gamma import alpha, sigma
+from snrouter.solvers.base import Progress, Tally
+
+
+class Denoising(NamedTuple):
+    """What experts made of the same noisy states.
+
+    Attributes:
+        errors: |eps - eps_hat|^2 by expert, float64 [B, J]; NaN where the expert was not asked.
+        tallies: network calls by expert.
+    """
+
+    errors: Mapping[str, Tensor]
+    tallies: Mapping[str, Tally]
+
+
+def stratified(times: int, draws: Draws, indices: Sequence[int], repeat: int = 0) -> Tensor:
+    """Times in [0, 1) stratified per image, t_ij = (j + u_i) / m, float64 [B, m] on the CPU."""
+    offset = draws.uniform("vlb_time", indices, (), draw=repeat)
+    return (torch.arange(times, dtype=torch.float64) + offset[:, None]) / times
+
+
+@torch.no_grad()
+def denoising_errors(
+    experts: Mapping[str, Expert],
+    x: Tensor,
+    gamma: Tensor,
+    *,
+    draws: Draws,
+    indices: Sequence[int],
+    repeat: int = 0,
+    asked: Mapping[str, Tensor] | None = None,
+    condition: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Denoising:
+    """Ask every expert for the noise in the same states z = alpha x + sigma eps.
+
+    Args:
+        experts: by name.
+        x: images [B, ...].
+        gamma: float64 [B, J] on the CPU.
+        draws: the run's draws; column j has the noise that the bound with J times has at its time j.
+        indices: which images these are.
+        repeat: which repetition of the noise.
+        asked: by expert, where it is asked, bool [B, J]; everywhere when left out.
+        condition: passed to the experts, [B, ...].
+        progress: told the fraction done.
+
+    Raises:
+        SupportError: when an expert is asked outside its support.
+        NonFiniteError: when an expert returns NaN or infinity.
+    """
+    times = gamma.shape[1]
+    errors = {name: torch.full(gamma.shape, torch.nan, dtype=torch.float64, device=x.device) for name in experts}
+    tallies = {name: Tally() for name in experts}
+    for j in range(times):
+        noise = draws.normal("vlb_noise", indices, x.shape[1:], draw=repeat * times + j).to(x)
+        at = gamma[:, j]
+        z = expand(alpha(at), x) * x + expand(sigma(at), x) * noise
+        for name, expert in experts.items():
+            rows = slice(None) if asked is None or bool(asked[name][:, j].all()) else asked[name][:, j].nonzero()[:, 0]
+            if len(at[rows]) == 0:
+                continue
+            prediction = expert(z[rows], at[rows], None if condition is None else condition[rows])
+            tallies[name].add(prediction.calls)
+            errors[name][rows, j] = (noise[rows] - prediction.eps_hat).double().flatten(1).square().sum(1)
+        if progress is not None:
+            progress((j + 1) / times)
+    return Denoising(errors, tallies)
