@@ -47,6 +47,20 @@ class TestGaussianMixture(ExpertContract):
         return gaussian_mixture([1, 3], [-0.5, 0.4], [0.1, 0.2], shape=self.shape)
 
 
+class TestDiscrete(ExpertContract):
+    network = False
+
+    def make(self):
+        return snrouter.Discrete(17)
+
+
+class TestMarginalDiscrete(ExpertContract):
+    shape, network = (3, 4, 4), False
+
+    def make(self):
+        return snrouter.Discrete(256, torch.arange(3 * 256).reshape(3, 256) % 50)
+
+
 class TestUNet(ExpertContract):
     shape = (2, 4, 4)
     prediction, clock, support, classes = "v", "cosine", (-12.0, 9.0), 0
@@ -283,6 +297,13 @@ def test_a_broken_expert_is_caught(promise):
 
     with pytest.raises(AssertionError):
         getattr(Contract(), promise)()
+
+
+def test_calls_of_what_has_no_network_are_caught():
+    contract = TestGaussian()
+    contract.network = False
+    with pytest.raises(AssertionError, match="expected no calls of what has no network"):
+        contract.test_calls_are_counted_by_row()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -310,6 +310,7 @@ def test_the_embedded_spec_passes(validate: Callable[..., tuple[int, str, str]])
     assert (code, err) == (0, "")
     assert "ok probe: quality denoises as registered" in out
     assert "ok probe: likelihood denoises as registered" in out
+    assert "ok probe: discrete denoises as registered, and no other reading of it does better (0 network calls)" in out
     assert "note:" not in out
 
 
@@ -325,7 +326,7 @@ def test_a_fault_is_an_error_of_the_spec(validate: Callable[..., tuple[int, str,
     assert (fault["expert"], fault["fault"], fault["fix"]) == ("likelihood", "data_scale", "set data_scale: 1.0")
     assert set(told["probe"]["experts"]["quality"][0]) == {"gamma", "error", "standard_error", "linear"}
     assert told["checks"][0]["name"] == "schema"
-    assert set(told["probe"]["calls"]) == {"quality", "likelihood"}
+    assert set(told["probe"]["calls"]) == {"quality", "likelihood", "discrete"}
 
 
 def test_labels_reach_the_experts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,21 @@ class ImageData:
             "max": self.pixels.max().item(),
         }
 
+    def level_histogram(self) -> Tensor:
+        """How many pixels of each channel are on each level, int64 [C, L].
+
+        Raises:
+            DataError: when the data has no levels.
+        """
+        if self.levels is None:
+            raise DataError(f"dataset {self.name}: continuous pixels have no histogram of levels; expected level indices")
+        channels = self.pixels.shape[1]
+        counts = torch.zeros(channels * self.levels, dtype=torch.int64)
+        first = self.levels * torch.arange(channels)[:, None]
+        for part in _chunks(self.pixels):
+            counts += torch.bincount((part.transpose(0, 1).flatten(1).long() + first).flatten(), minlength=len(counts))
+        return counts.reshape(channels, self.levels)
+
 
 def _chunks(pixels: Tensor) -> Sequence[Tensor]:
     """Views of images [N, ...], of at most CHUNK pixels where an image has no more."""

@@ -21,7 +21,7 @@ from snrouter.gamma import GammaInterval
 class Prediction(NamedTuple):
     """What an expert says of a batch: `eps_hat` and `x_hat` [B, ...], and `calls`, network rows spent by expert name.
 
-    The two obey alpha x_hat + sigma eps_hat = z. The name of an expert that is on no route is "".
+    The two obey alpha x_hat + sigma eps_hat = z. An expert on no route is called ""; one without a network may spend none.
     """
 
     eps_hat: Tensor

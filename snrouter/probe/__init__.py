@@ -95,7 +95,7 @@ def probe(
             if not told:
                 right[name] = gammas, errors
                 against_linear(found, name, gammas, errors, search.linear, name in registered)
-        found.calls[name] = search.calls
+        found.calls[name] = search.calls if next(expert.parameters(), None) is not None else 0
         if done:
             done(name, found)
     name_swapped(found, registered, read)

@@ -143,7 +143,7 @@ def against_linear(found: Probe, name: str, gammas: Sequence[float], errors: Ten
     else:
         found.right.append(name)
         worse = [gamma for gamma, e, t in zip(gammas, mean.tolist(), bar.tolist(), strict=True) if e > 1.2 * t + FLOOR]
-        if worse:
+        if worse and is_network:  # a closed form knows what it knows
             where = ", ".join(f"{gamma:.3g}" for gamma in worse)
             found.notes.append(
                 f"expert {name!r} is worse than a linear predictor of each pixel at gamma {where}; narrow its support?"

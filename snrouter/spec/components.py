@@ -15,16 +15,20 @@ from snrouter.errors import PluginError
 from snrouter.plugins import entry_points as plugins
 from snrouter.spec.models import Component, MetricComponent, Spec
 
+FILLED = ("name", "reference")
+"""Parameters that are no keys: the document fills them."""
+
 
 def arguments_model(target: Callable[..., Any], name: str) -> type[BaseModel]:
     """The keys a component takes, read off the class or function that a plugin registered.
 
-    A parameter called `name` is filled with the spec's own name for the component and is no key.
+    A parameter called `name` is filled with the spec's own name for the component, `reference` of an expert with a function that
+    gives the spec's reference; they are no keys.
     """
     hints = _hints(target)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(target).parameters.values():
-        if parameter.name == "name" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        if parameter.name in FILLED or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints.get(parameter.name, Any), default)

@@ -45,6 +45,16 @@ def test_hash_and_statistics_are_computed_once_and_travel(monkeypatch):
     assert (copy.content_hash(), copy.statistics, copy.protocol) == (*told, {"source": "here"})
 
 
+def test_a_histogram_counts_every_pixel_of_each_channel_whatever_the_chunks(monkeypatch):
+    monkeypatch.setattr(base, "CHUNK", 3 * 48)
+    data = ImageData(levels(10, top=17), 18, None, "x")
+    histogram = data.level_histogram()
+    assert histogram.tolist() == [[int((channel == k).sum()) for k in range(18)] for channel in data.pixels.transpose(0, 1)]
+    assert histogram.sum(1).tolist() == [160] * 3
+    with pytest.raises(DataError, match="dataset x: continuous pixels have no histogram of levels; expected level indices"):
+        ImageData(data.images(), None, None, "x").level_histogram()
+
+
 def test_statistics_are_those_of_the_images(monkeypatch):
     monkeypatch.setattr(base, "CHUNK", 3 * 48)
     pixels = levels(10, top=17)

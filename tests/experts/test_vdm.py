@@ -13,7 +13,7 @@ from snrouter.data.base import from_levels
 from snrouter.errors import CheckpointError, SpecError
 from snrouter.experts.checkpoints import save_checkpoint
 from snrouter.experts.networks import build
-from snrouter.metrics.likelihood.vlb import variational_bound
+from snrouter.metrics.likelihood.vlb import variational_bounds
 from snrouter.solvers.ancestral import Ancestral
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vdm.npz"
@@ -64,7 +64,7 @@ def test_its_noise_is_the_originals(case):
 
 def test_an_ancestral_step_is_the_originals(case, monkeypatch):
     expert, said = case
-    monkeypatch.setattr("snrouter.solvers.ancestral.Draws", lambda seed: Given(ancestral=torch.zeros(1, 3, 6, 6)))
+    monkeypatch.setattr("snrouter.solvers.fork.Draws", lambda seed: Given(ancestral=torch.zeros(1, 3, 6, 6)))
     steps = zip(said["z"].unsqueeze(1), said["gamma_s"].tolist(), said["gamma_t"].tolist(), strict=True)
     means = [Ancestral(1).solve(expert, z, ends).z for z, *ends in steps]
     assert worst(torch.cat(means), said["mean"]) < 1e-5
@@ -74,7 +74,8 @@ def test_the_terms_of_the_bound_are_the_originals(case):
     expert, said = case
     draws = Given(reconstruction=said["first"], vlb_time=said["times"], vlb_noise=said["noise"])
     x = from_levels(said["levels"].long(), 256, torch.float32)
-    terms = variational_bound(expert, x, expert.support, levels=256, times=1, steps=None, draws=draws, indices=range(3))
+    options = {"levels": 256, "times": 1, "steps": None, "draws": draws, "indices": range(3)}
+    terms = variational_bounds({"": expert}, x, expert.support, **options)[""]
     to_bits = 1 / (x[0].numel() * math.log(2))
     prior, reconstruction, diffusion = said["terms"].T
     assert worst(to_bits * terms.diffusion, diffusion) < 1e-5
