@@ -161,7 +161,7 @@ class DataMetric(Metric):
             condition: one row an image, or None.
         """
         rows = {label: self.measure(context, expert, images, indices, condition) for label, expert in routes.items()}
-        return Shared(rows, {label: _calls(measured) for label, measured in rows.items()})
+        return Shared(rows, {label: network_calls(measured) for label, measured in rows.items()})
 
 
 class SampleMetric(Metric):
@@ -203,7 +203,7 @@ class RouteMetric(Metric):
         """
 
 
-def _calls(measured: Mapping[str, Tensor]) -> Tensor:
-    """Network calls an image [B]."""
+def network_calls(measured: Mapping[str, Tensor]) -> Tensor:
+    """Network calls an image that the rows of a route tell, float64 [B]."""
     count = len(next(iter(measured.values())))
     return sum((v for name, v in measured.items() if name.startswith("nfe/")), torch.zeros(count, dtype=torch.float64))

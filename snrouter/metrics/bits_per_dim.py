@@ -14,8 +14,8 @@ from torch import Tensor
 from snrouter.errors import SpecError
 from snrouter.experts.base import Expert
 from snrouter.gamma import Gamma
-from snrouter.metrics.base import Context, DataMetric, Summary
-from snrouter.metrics.likelihood import Term, bits_per_dim
+from snrouter.metrics.base import Context, DataMetric, Shared, Summary
+from snrouter.metrics.likelihood import Estimate, Term, bits_per_dim
 from snrouter.metrics.likelihood.bits_per_dim import protocol
 from snrouter.metrics.likelihood.dequantization import Dequantization
 from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise
@@ -91,8 +91,19 @@ class BitsPerDim(DataMetric):
         self, context: Context, expert: Expert, images: Tensor, indices: Sequence[int], condition: Tensor | None
     ) -> dict[str, Tensor]:
         """`values` and `term/...` in bits/dim, and network calls."""
-        estimate = bits_per_dim(
-            expert,
+        return self.measure_routes(context, {"": expert}, images, indices, condition).rows[""]
+
+    def measure_routes(
+        self,
+        context: Context,
+        routes: Mapping[str, Expert],
+        images: Tensor,
+        indices: Sequence[int],
+        condition: Tensor | None,
+    ) -> Shared:
+        """As `measure`; network calls that routes have in common are made once."""
+        estimates = bits_per_dim(
+            routes,
             images,
             context.bounds,
             self.estimator,
@@ -111,13 +122,9 @@ class BitsPerDim(DataMetric):
             indices=indices,
             condition=condition,
         )
-        rows = {"values": estimate.values}
-        rows |= {f"term/{name}": term.values for name, term in estimate.terms.items()}
-        if estimate.repeated is not None:
-            rows["repeated"] = estimate.repeated.T
-        for name, calls in estimate.nfe_per_expert.items():
-            rows[f"nfe/{name}"] = torch.full((len(images),), calls, dtype=torch.float64)
-        return rows
+        each = torch.ones(len(images), dtype=torch.float64)
+        spent = {label: estimate.spent * each for label, estimate in estimates.items()}
+        return Shared({label: _rows(estimate) for label, estimate in estimates.items()}, spent)
 
     def summarise(self, context: Context, measured: MutableMapping[str, Tensor]) -> Summary:
         """Mean over images."""
@@ -165,3 +172,14 @@ class BitsPerDim(DataMetric):
             times=self.times,
             steps=self.steps,
         ) | ({"repeat_over": self.repeat_over} if self.repeats > 1 else {})
+
+
+def _rows(estimate: Estimate) -> dict[str, Tensor]:
+    """What a shard holds of an estimate."""
+    rows = {"values": estimate.values}
+    rows |= {f"term/{name}": term.values for name, term in estimate.terms.items()}
+    if estimate.repeated is not None:
+        rows["repeated"] = estimate.repeated.T
+    for name, calls in estimate.nfe_per_expert.items():
+        rows[f"nfe/{name}"] = torch.full((len(estimate.values),), calls, dtype=torch.float64)
+    return rows

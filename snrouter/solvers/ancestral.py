@@ -7,25 +7,20 @@ From gamma_t to gamma_s < gamma_t, with c = -expm1(gamma_s - gamma_t):
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from snrouter.draws import Draws
 from snrouter.errors import SpecError
-from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, alpha, sigma
-from snrouter.gamma import interval as as_interval
 from snrouter.solvers import grids
-from snrouter.solvers.base import Direction, Progress, Solution, Solver, Tally, sample_indices, smooth_pieces
+from snrouter.solvers.fork import Leg, LegSolver, Point
 
 
 @dataclass(frozen=True)
-class Ancestral(Solver):
+class Ancestral(LegSolver):
     """Stochastic steps uniform in gamma; a step that starts at a switch is the expert's below it (eq. 9).
 
     Args:
@@ -50,33 +45,17 @@ class Ancestral(Solver):
         """Steps that start on (lo, hi]: a step is not cut at a seam."""
         return sum(lo < node <= hi for node in self.grid(bounds))
 
-    @torch.no_grad()
-    def solve(
-        self,
-        expert: Expert,
-        z: Tensor,
-        interval: GammaInterval | tuple[float, float],
-        *,
-        indices: Sequence[int] | None = None,
-        condition: Tensor | None = None,
-        seed: int = 0,
-        direction: Direction = "sample",
-        progress: Progress | None = None,
-    ) -> Solution:
+    def travel(self, leg: Leg, noise: Callable[[Point], Tensor]) -> Iterator[tuple[float, Point]]:
         """Draw z_0 step by step; the noise of sample i at step j is keyed by (seed, i, j)."""
-        if direction != "sample":
+        if not leg.downward:
             raise SpecError("ancestral sampling is stochastic and cannot encode; use solver {type: ode}")
-        bounds = as_interval(interval)
-        smooth_pieces(expert, bounds, direction)
-        keys, draws, tally = sample_indices(z, indices), Draws(seed), Tally()
-        grid = self.grid(bounds)[::-1]
-        for number, (t, s) in enumerate(itertools.pairwise(grid)):
-            prediction = expert(z, t, condition)
-            tally.add(prediction.calls)
-            c = -math.expm1(s - t)
-            mean = alpha(s) / alpha(t) * (z - c * sigma(t) * prediction.eps_hat)
-            noise = draws.normal("ancestral", keys, z.shape[1:], draw=number).to(z)
-            z = mean + sigma(s) * math.sqrt(c) * noise
-            if progress is not None:
-                progress((number + 1) / self.steps)
-        return Solution(z, *tally.per_sample(len(z)))
+        grid, at = self.grid(leg.bounds)[::-1], leg.start
+        for end in leg.ends:
+            while grid[at.taken] > end:
+                t, s = grid[at.taken : at.taken + 2]
+                prediction = leg.ask(at.state[0], t)
+                c = -math.expm1(s - t)
+                mean = alpha(s) / alpha(t) * (at.state[0] - c * sigma(t) * prediction.eps_hat)
+                at = at.to(s, mean + sigma(s) * math.sqrt(c) * noise(at), prediction)
+                leg.tell(s)
+            yield end, at

@@ -55,6 +55,18 @@ class Tally:
         for name, count in calls.items():
             self.rows[name or "expert"] = self.rows.get(name or "expert", 0) + count
 
+    def plus(self, *calls: Mapping[str, int]) -> Tally:
+        """A new tally with the calls of more predictions."""
+        tally = Tally()
+        for more in (self.rows, *calls):
+            tally.add(more)
+        return tally
+
+    @property
+    def total(self) -> int:
+        """Rows of all experts."""
+        return sum(self.rows.values())
+
     def per_sample(self, batch: int) -> tuple[float, dict[str, float]]:
         """Network calls per sample: in all, and by expert."""
         each = {name: count / batch for name, count in self.rows.items()}

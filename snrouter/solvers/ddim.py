@@ -8,25 +8,20 @@ Its stochasticity is called eta in the paper of DDIM; 0 is the deterministic sam
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from snrouter.draws import Draws
 from snrouter.errors import SpecError
-from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, alpha, sigma
-from snrouter.gamma import interval as as_interval
 from snrouter.solvers import grids
-from snrouter.solvers.base import Direction, Progress, Solution, Solver, Tally, sample_indices, smooth_pieces
+from snrouter.solvers.fork import Leg, LegSolver, Point, stepped
 
 
 @dataclass(frozen=True)
-class DDIM(Solver):
+class DDIM(LegSolver):
     """First-order steps uniform in gamma, or between given nodes, each made by the expert that owns its piece.
 
     Args:
@@ -59,38 +54,15 @@ class DDIM(Solver):
         """Uniform in gamma, or the given nodes."""
         return list(self.nodes) if self.nodes else grids.uniform(bounds, self.steps)
 
-    @torch.no_grad()
-    def solve(
-        self,
-        expert: Expert,
-        z: Tensor,
-        interval: GammaInterval | tuple[float, float],
-        *,
-        indices: Sequence[int] | None = None,
-        condition: Tensor | None = None,
-        seed: int = 0,
-        direction: Direction = "sample",
-        progress: Progress | None = None,
-    ) -> Solution:
+    def travel(self, leg: Leg, noise: Callable[[Point], Tensor]) -> Iterator[tuple[float, Point]]:
         """Step along the grid; the noise of sample i at step j is keyed by (seed, i, j)."""
-        if direction != "sample" and self.stochasticity:
+        if not leg.downward and self.stochasticity:
             raise SpecError("a stochastic DDIM cannot encode; set stochasticity: 0")
-        bounds = as_interval(interval)
-        grid = self.grid(bounds)
-        keys, draws, tally, number = sample_indices(z, indices), Draws(seed), Tally(), 0
-        for piece in smooth_pieces(expert, bounds, direction):
-            nodes = grids.split(grid, piece.lo, piece.hi)
-            nodes = nodes if direction == "encode" else nodes[::-1]
-            for t, s in itertools.pairwise(nodes):
-                prediction = piece.expert(z, t, condition)
-                tally.add(prediction.calls)
-                std = self.stochasticity * sigma(s) * math.sqrt(-math.expm1(s - t)) if self.stochasticity else 0.0
-                kept = math.sqrt(sigma(s) ** 2 - std**2)
-                z = alpha(s) * prediction.x_hat + kept * prediction.eps_hat
-                if std:
-                    z = z + std * draws.normal("ancestral", keys, z.shape[1:], draw=number).to(z)
-                number += 1
-                if progress is not None:
-                    done = bounds.eta(s)
-                    progress(done if direction == "encode" else 1 - done)
-        return Solution(z, *tally.per_sample(len(z)))
+
+        def step(at: Point, s: float) -> Point:
+            prediction = leg.ask(at.state[0], at.gamma)
+            std = self.stochasticity * sigma(s) * math.sqrt(-math.expm1(s - at.gamma)) if self.stochasticity else 0.0
+            z = alpha(s) * prediction.x_hat + math.sqrt(sigma(s) ** 2 - std**2) * prediction.eps_hat
+            return at.to(s, z + std * noise(at) if std else z, prediction)
+
+        yield from stepped(leg, self.grid(leg.bounds), step)

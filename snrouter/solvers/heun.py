@@ -8,22 +8,18 @@ Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from snrouter.errors import SpecError
-from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, alpha, edm_sigma
-from snrouter.gamma import interval as as_interval
 from snrouter.solvers import grids
-from snrouter.solvers.base import Direction, Progress, Solution, Solver, Tally, smooth_pieces
+from snrouter.solvers.fork import Leg, LegSolver, Point, stepped
 
 
-class _RhoGrid(Solver):
+class _RhoGrid(LegSolver):
     """What Euler and Heun share: they differ in one correction."""
 
     steps: int
@@ -39,43 +35,21 @@ class _RhoGrid(Solver):
         """Uniform in edm_sigma^(1/rho)."""
         return grids.rho(bounds, self.steps, self.rho)
 
-    @torch.no_grad()
-    def solve(
-        self,
-        expert: Expert,
-        z: Tensor,
-        interval: GammaInterval | tuple[float, float],
-        *,
-        indices: Sequence[int] | None = None,
-        condition: Tensor | None = None,
-        seed: int = 0,
-        direction: Direction = "sample",
-        progress: Progress | None = None,
-    ) -> Solution:
+    def travel(self, leg: Leg, noise: Callable[[Point], Tensor]) -> Iterator[tuple[float, Point]]:
         """Step along the grid; no noise is drawn."""
-        bounds = as_interval(interval)
-        grid = self.grid(bounds)
-        tally = Tally()
-        for piece in smooth_pieces(expert, bounds, direction):
 
-            def slope(y: Tensor, gamma: float, on: Expert = piece.expert) -> Tensor:
-                prediction = on(alpha(gamma) * y, gamma, condition)
-                tally.add(prediction.calls)
-                return prediction.eps_hat  # type: ignore[no-any-return]
+        def step(at: Point, there: float) -> Point:
+            (y,), size = at.state, edm_sigma(there) - edm_sigma(at.gamma)
+            first = leg.ask(alpha(at.gamma) * y, at.gamma)
+            ahead = y + size * first.eps_hat
+            if not self.corrected:
+                return at.to(there, ahead, first)
+            second = leg.ask(alpha(there) * ahead, there)
+            return at.to(there, y + size / 2 * (first.eps_hat + second.eps_hat), first, second)
 
-            nodes = grids.split(grid, piece.lo, piece.hi)
-            nodes = nodes if direction == "encode" else nodes[::-1]
-            y = z / alpha(nodes[0])
-            for here, there in itertools.pairwise(nodes):
-                step = edm_sigma(there) - edm_sigma(here)
-                first = slope(y, here)
-                ahead = y + step * first
-                y = y + step / 2 * (first + slope(ahead, there)) if self.corrected else ahead
-                if progress is not None:
-                    done = bounds.eta(there)
-                    progress(done if direction == "encode" else 1 - done)
-            z = alpha(nodes[-1]) * y
-        return Solution(z, *tally.per_sample(len(z)))
+        start = replace(leg.start, state=(leg.start.state[0] / alpha(leg.start.gamma),))
+        for end, there in stepped(leg._replace(start=start), self.grid(leg.bounds), step):
+            yield end, replace(there, state=(alpha(end) * there.state[0],))
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from snrouter.errors import SpecError, suggestion
-from snrouter.experts.base import Expert, Piece
 from snrouter.gamma import GammaInterval
-from snrouter.gamma import interval as as_interval
 from snrouter.solvers import grids
-from snrouter.solvers.base import Direction, Progress, Solution, Solver, Tally, drift, smooth_pieces
-from snrouter.solvers.integrate import ADAPTIVE, FIXED, Method, State, integrate
+from snrouter.solvers.base import drift
+from snrouter.solvers.fork import Leg, LegSolver, Point, State
+from snrouter.solvers.integrate import ADAPTIVE, FIXED, Method, integrate
 
 
 @dataclass(frozen=True)
-class ODE(Solver):
+class ODE(LegSolver):
     """An ODE solver, split at seams with the step size carried over.
 
     An adaptive method has one error norm for the whole batch, so that a sample's result depends on its batch mates within the
@@ -73,28 +71,11 @@ class ODE(Solver):
         nodes = None if grid is None else tuple(grid)
         return Method(self.method, self.rtol, self.atol, nodes, self.first_step, self.max_step, self.max_steps)
 
-    @torch.no_grad()
-    def solve(
-        self,
-        expert: Expert,
-        z: Tensor,
-        interval: GammaInterval | tuple[float, float],
-        *,
-        indices: Sequence[int] | None = None,
-        condition: Tensor | None = None,
-        seed: int = 0,
-        direction: Direction = "sample",
-        progress: Progress | None = None,
-    ) -> Solution:
+    def travel(self, leg: Leg, noise: Callable[[Point], Tensor]) -> Iterator[tuple[float, Point]]:
         """Integrate the flow; no noise is drawn."""
-        bounds = as_interval(interval)
-        tally = Tally()
 
-        def field(piece: Piece, gamma: float, state: State) -> State:
-            prediction = piece.expert(state[0], gamma, condition)
-            tally.add(prediction.calls)
-            return (drift(state[0], gamma, prediction.eps_hat),)
+        def field(gamma: float, state: State) -> tuple[State, Mapping[str, int]]:
+            prediction = leg.ask(state[0], gamma)
+            return (drift(state[0], gamma, prediction.eps_hat),), prediction.calls
 
-        pieces = smooth_pieces(expert, bounds, direction)
-        (end,) = integrate(field, (z,), pieces, direction, self.controls(bounds), progress)
-        return Solution(end, *tally.per_sample(len(z)))
+        yield from integrate(field, leg, self.controls(leg.bounds))

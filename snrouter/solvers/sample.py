@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +16,7 @@ from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, alpha, edm_sigma, sigma
 from snrouter.gamma import interval as as_interval
 from snrouter.solvers.base import Progress, Solution, Solver, progress_bar
+from snrouter.solvers.fork import Forked, solve_routes
 from snrouter.solvers.ode import ODE
 
 Final = Literal["decode", "sample", "denoise", "none"]
@@ -68,12 +69,70 @@ def sample(
         NonFiniteError: when an expert returns NaN or infinity.
         SolverError: when the solver cannot finish, or its states overflow.
     """
+    forked = sample_routes(
+        {"": expert},
+        n,
+        shape,
+        interval,
+        solver,
+        seed,
+        indices=indices,
+        condition=condition,
+        final=final,
+        levels=levels,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+        progress=progress,
+    )
+    return forked.solutions[""]
+
+
+def sample_routes(
+    routes: Mapping[str, Expert],
+    n: int,
+    shape: Sequence[int],
+    interval: GammaInterval | tuple[float, float],
+    solver: Solver | None = None,
+    seed: int = 0,
+    *,
+    indices: Sequence[int] | None = None,
+    condition: Tensor | None = None,
+    final: Final = "decode",
+    levels: int = 256,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    progress: bool | Progress = False,
+) -> Forked:
+    """Draw n images by each of several routes, from the same noise; what the routes have in common at high noise is solved once.
+
+    Every route's images are, bit for bit, those that `sample` draws by it alone with the same batches. The arguments are those of
+    `sample`, and so are the errors.
+
+    Args:
+        routes: by label, over the same experts.
+        n: how many images of each.
+        shape: of one image, e.g. (3, 32, 32).
+        interval: (gamma_min, gamma_max).
+        solver: `ODE()` when left out.
+        seed: of all draws.
+        indices: which samples to draw, n of them; 0 ... n - 1 when left out.
+        condition: one row a sample, [n, ...], passed to the experts.
+        final: how z_0 becomes an image.
+        levels: number of levels L, for "decode" and "sample".
+        batch_size: samples solved together; all when left out.
+        dtype: of the states.
+        device: of the states; the first expert's when left out.
+        progress: show a progress bar, or a function to tell the fraction done.
+    """
     if n < 1:
         raise SpecError(f"n: expected at least 1 sample, got {n}")
     check_final(final, levels)
     bounds, solver = as_interval(interval), solver or ODE()
-    if not isinstance(solver, Solver) or not isinstance(expert, Expert):
-        raise SpecError(f"expected an Expert and a Solver such as snrouter.Heun(18), got {expert!r:.60} and {solver!r:.60}")
+    for expert in routes.values():
+        if not isinstance(solver, Solver) or not isinstance(expert, Expert):
+            raise SpecError(f"expected an Expert and a Solver such as snrouter.Heun(18), got {expert!r:.60} and {solver!r:.60}")
     indices = range(n) if indices is None else indices
     for what, rows in (("indices", indices), ("condition", condition)):
         if rows is not None and len(rows) != n:
@@ -81,7 +140,7 @@ def sample(
     size = batch_size or n
     if size < 1:
         raise SpecError(f"batch_size: expected at least 1, got {size}")
-    device = device or next((p.device for p in expert.parameters()), torch.device("cpu"))
+    device = device or next((p.device for route in routes.values() for p in route.parameters()), torch.device("cpu"))
     parts = []
     with progress_bar(progress, "sampling") as tell:
         for start in range(0, n, size):
@@ -93,10 +152,14 @@ def sample(
             def told(fraction: float, start: int = start, rows: int = len(keys)) -> None:
                 tell((start + fraction * rows) / n)
 
-            solution = solver.solve(expert, z, bounds, indices=keys, condition=part_condition, seed=seed, progress=told)
-            if not bool(torch.isfinite(solution.z).all()):
-                raise SolverError(f"the states of {solver} overflowed, though every network output was finite; take more steps")
-            parts.append(finish(expert, solution, bounds, final, levels, keys, part_condition, seed))
+            part = solve_routes(solver, routes, z, bounds, indices=keys, condition=part_condition, seed=seed, progress=told)
+            for label, solution in part.solutions.items():
+                if not bool(torch.isfinite(solution.z).all()):
+                    raise SolverError(f"the states of {solver} overflowed, though every network output was finite; take more steps")
+                finished = finish(routes[label], solution, bounds, final, levels, keys, part_condition, seed)
+                part.solutions[label] = finished
+                part.spent[label] += finished.nfe - solution.nfe
+            parts.append(part)
     return _join(parts)
 
 
@@ -145,12 +208,22 @@ def finish(
     return solution._replace(x=from_levels((logits + gumbel).argmax(-1), levels, z.dtype))
 
 
-def _join(parts: list[Solution]) -> Solution:
-    rows = [len(part.z) for part in parts]
-    names = sorted({name for part in parts for name in part.nfe_per_expert})
-    each = {
-        name: sum(part.nfe_per_expert.get(name, 0.0) * count for part, count in zip(parts, rows, strict=True)) / sum(rows)
-        for name in names
-    }
-    images = [part.x for part in parts if part.x is not None]
-    return Solution(torch.cat([part.z for part in parts]), sum(each.values()), each, parts[0].status, torch.cat(images))
+def _join(parts: Sequence[Forked]) -> Forked:
+    """One batch after the other."""
+    rows = [len(next(iter(part.solutions.values())).z) for part in parts]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(value * count for value, count in zip(values, rows, strict=True)) / sum(rows)
+
+    def joined(solutions: Sequence[Solution]) -> Solution:
+        names = sorted({name for solution in solutions for name in solution.nfe_per_expert})
+        each = {name: mean([solution.nfe_per_expert.get(name, 0.0) for solution in solutions]) for name in names}
+        images = [solution.x for solution in solutions if solution.x is not None]
+        z = torch.cat([solution.z for solution in solutions])
+        return Solution(z, sum(each.values()), each, solutions[0].status, torch.cat(images))
+
+    labels = parts[0].solutions
+    return Forked(
+        {label: joined([part.solutions[label] for part in parts]) for label in labels},
+        {label: mean([part.spent[label] for part in parts]) for label in labels},
+    )

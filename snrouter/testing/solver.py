@@ -17,6 +17,7 @@ from snrouter.gamma import GammaInterval, alpha, sigma
 from snrouter.router.routed_expert import RoutedExpert, merge
 from snrouter.router.threshold import Threshold
 from snrouter.solvers.base import Solution, Solver
+from snrouter.solvers.fork import solve_routes
 from snrouter.testing.oracles import EXACT, Watched, close, oracle, refuses, told
 
 
@@ -111,6 +112,21 @@ class SolverContract(ABC):
         routed = self.solve(self.route())
         assert set(routed.nfe_per_expert) == {"low", "high"}, f"expected the route's experts, got {set(routed.nfe_per_expert)}"
         assert math.isclose(routed.nfe, sum(routed.nfe_per_expert.values())), f"{routed.nfe:g} is not the sum of nfe_per_expert"
+
+    def test_routes_solved_together_are_what_each_is_alone(self) -> None:
+        """Bit for bit, whatever they share; their calls together are at most those of each alone."""
+        routes = {"both": self.route()}
+        experts = {name: routes["both"].expert(name) for name in ("low", "high")}
+        for at in (self.seam - 2, self.seam, self.seam + 2):
+            routes[f"{at}"] = merge(experts, Threshold(low="low", high="high", switch=at))
+        forked = solve_routes(self.make(self.steps), routes, self.start(), self.bounds)
+        alone = {label: self.solve(route) for label, route in routes.items()}
+        for label, solution in forked.solutions.items():
+            assert torch.equal(solution.z, alone[label].z), f"the route {label!r} gave another result among others"
+            assert solution.nfe_per_expert == alone[label].nfe_per_expert, f"the route {label!r} counts other calls among others"
+        assert sum(forked.spent.values()) <= sum(solution.nfe for solution in alone.values()), (
+            "routes cost more together than alone"
+        )
 
     def test_condition_and_progress_are_passed_on(self) -> None:
         """The condition reaches every call, row by row; progress rises to one."""

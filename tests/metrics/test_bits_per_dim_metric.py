@@ -13,7 +13,7 @@ from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval
 from snrouter.metrics.base import Context
 from snrouter.metrics.bits_per_dim import BitsPerDim
-from snrouter.metrics.likelihood.vlb import variational_bound
+from snrouter.metrics.likelihood.vlb import variational_bounds
 
 RK4 = snrouter.ODE("rk4", steps=6)
 BOUNDS = GammaInterval(-7.0, 4.0)
@@ -104,9 +104,9 @@ class TestRepeats:
         images = context.data.images(dtype=torch.float64)
         means = []
         for r in range(4):
-            terms = variational_bound(
-                merged, images, BOUNDS, levels=17, times=3, steps=None, draws=Draws(3), indices=range(12), repeat=r
-            )
+            terms = variational_bounds(
+                {"": merged}, images, BOUNDS, levels=17, times=3, steps=None, draws=Draws(3), indices=range(12), repeat=r
+            )[""]
             nats = terms.prior + terms.reconstruction + terms.diffusion
             means.append(float(nats.mean()) / (6 * math.log(2)))
         summary = self.summary(BitsPerDim("vlb", times=3, repeats=4), context, merged)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -20,12 +20,13 @@ from snrouter.gamma import GammaInterval
 from snrouter.gamma import interval as as_interval
 from snrouter.metrics.likelihood.dequantization import Dequantization, dequantize
 from snrouter.metrics.likelihood.estimate import Estimate, Term, error_parts
-from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise, log_density
-from snrouter.metrics.likelihood.vlb import variational_bound
+from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise, log_densities
+from snrouter.metrics.likelihood.vlb import variational_bounds
 from snrouter.solvers.base import Progress, Tally, progress_bar
 from snrouter.solvers.ode import ODE
 
 
+@overload
 def bits_per_dim(
     expert: Expert,
     images: Tensor,
@@ -47,11 +48,38 @@ def bits_per_dim(
     indices: Sequence[int] | None = None,
     condition: Tensor | None = None,
     progress: bool | Progress = False,
-) -> Estimate:
+) -> Estimate: ...
+@overload
+def bits_per_dim(
+    expert: Mapping[str, Expert], images: Tensor, interval: GammaInterval | tuple[float, float], *args: Any, **options: Any
+) -> dict[str, Estimate]: ...
+def bits_per_dim(
+    expert: Expert | Mapping[str, Expert],
+    images: Tensor,
+    interval: GammaInterval | tuple[float, float],
+    estimator: Literal["ode", "vlb"] = "ode",
+    dequantization: Dequantization = "truncated_normal",
+    seed: int = 0,
+    *,
+    levels: int = 256,
+    solver: ODE | None = None,
+    divergence: Divergence = "hutchinson",
+    probes: int = 1,
+    probe_noise: ProbeNoise = "rademacher",
+    importance_samples: int = 1,
+    gamma_0: float | None = None,
+    times: int = 128,
+    steps: int | None = None,
+    repeats: int = 1,
+    indices: Sequence[int] | None = None,
+    condition: Tensor | None = None,
+    progress: bool | Progress = False,
+) -> Estimate | dict[str, Estimate]:
     """Bits/dim of images [B, ...] at the bin centres of their levels; lower is better.
 
     Args:
-        expert: a single expert or a route.
+        expert: a single expert or a route; or several by label, over the same experts, which share the network calls that they have
+            in common, each estimate being the one that it has alone.
         images: [B, ...] in [-1, 1], pixel level k at 2 (k + 1/2)/levels - 1; any finite values with dequantization "none".
         interval: (gamma_min, gamma_max) of the integral or bound.
         estimator: "ode", the exact density under the probability flow, or "vlb", the variational bound.
@@ -73,7 +101,7 @@ def bits_per_dim(
         progress: show a progress bar, or a function to tell the fraction done.
 
     Returns:
-        An `Estimate`.
+        An `Estimate`; of several routes, one by label.
 
     Raises:
         DataError: when images are off their range or levels.
@@ -100,15 +128,17 @@ def bits_per_dim(
     for what, rows in (("indices", keys), ("condition", condition)):
         if rows is not None and len(rows) != len(images):
             raise SpecError(f"{what}: expected {len(images)}, one per image; got {len(rows)}")
-    draws, solver, tally = Draws(seed), solver or ODE(), Tally()
+    routes = {"": expert} if isinstance(expert, Expert) else dict(expert)
+    draws, solver = Draws(seed), solver or ODE()
+    tallies, spent = {label: Tally() for label in routes}, dict.fromkeys(routes, 0.0)
     to_bits = 1 / (images[0].numel() * math.log(2))
     outer = repeats if estimator == "vlb" or not continuous else 1
     inner = repeats if estimator == "ode" and divergence == "hutchinson" else 1
     samples = 1 if continuous or estimator == "vlb" else importance_samples
 
-    def bound(r: int, s: int, tell: Progress) -> dict[str, Tensor]:
-        terms = variational_bound(
-            expert,
+    def bound(r: int, s: int, tell: Progress) -> dict[str, dict[str, Tensor]]:
+        found = variational_bounds(
+            routes,
             images,
             bounds,
             levels=None if continuous else levels,
@@ -120,16 +150,19 @@ def bits_per_dim(
             condition=condition,
             progress=tell,
         )
-        tally.add(terms.tally.rows)
-        total = terms.prior + terms.reconstruction + terms.diffusion
-        return {"prior": terms.prior, "reconstruction": terms.reconstruction, "diffusion": terms.diffusion, "total": total}
+        for label, terms in found.items():
+            tallies[label].add(terms.tally.rows)
+            spent[label] += terms.spent / len(images)
+        parts = {label: (terms.prior, terms.reconstruction, terms.diffusion) for label, terms in found.items()}
+        names = ("prior", "reconstruction", "diffusion", "total")
+        return {label: dict(zip(names, (*nats, sum(nats[1:], nats[0])), strict=True)) for label, nats in parts.items()}
 
-    def density(r: int, s: int, tell: Progress) -> dict[str, Tensor]:
-        drawn = []
+    def density(r: int, s: int, tell: Progress) -> dict[str, dict[str, Tensor]]:
+        drawn: dict[str, list[dict[str, Tensor]]] = {label: [] for label in routes}
         for k in range(samples):
             point = dequantize(dequantization, images, bounds.gamma_min, levels, draws, keys, r * samples + k, samples)
-            log_p = log_density(
-                expert,
+            found = log_densities(
+                routes,
                 point.z,
                 bounds,
                 solver=solver,
@@ -142,44 +175,51 @@ def bits_per_dim(
                 condition=condition,
                 progress=lambda fraction, k=k: tell((k + fraction) / samples),  # type: ignore[misc]
             )
-            tally.add(log_p.tally.rows)
-            drawn.append({"prior": -log_p.prior, "divergence": -log_p.divergence, "dequantization": -point.correction})
-        return _importance(drawn)
+            for label, log_p in found.each.items():
+                tallies[label].add(log_p.tally.rows)
+                spent[label] += found.spent[label]
+                drawn[label].append({"prior": -log_p.prior, "divergence": -log_p.divergence, "dequantization": -point.correction})
+        return {label: _importance(each) for label, each in drawn.items()}
 
     measure = bound if estimator == "vlb" else density
-    collected: dict[str, list[Tensor]] = {}
-    full = torch.autocast(images.device.type, enabled=False)
+    collected: dict[str, dict[str, list[Tensor]]] = {label: {} for label in routes}
     full = torch.autocast(images.device.type, enabled=False)
     with full, full_float32(), progress_bar(progress, "bits/dim") as tell:
         for done, (r, s) in enumerate(itertools.product(range(outer), range(inner))):
-            terms = measure(r, s, lambda fraction, done=done: tell((done + fraction) / (outer * inner)))  # type: ignore[misc]
-            for name, nats in terms.items():
-                collected.setdefault(name, []).append(nats * to_bits)
-    stacked = {name: torch.stack(values).reshape(outer, inner, -1) for name, values in collected.items()}
-    values = stacked.pop("total")
-    nfe, each = tally.per_sample(len(images))
-    return Estimate(
-        **dataclasses.asdict(Term.of(values.mean((0, 1)))),
-        terms={name: Term.of(part.mean((0, 1))) for name, part in stacked.items()},
-        nfe=nfe,
-        nfe_per_expert=each,
-        parts=error_parts(values, "noise" if estimator == "vlb" else "dequantization", "probe") if repeats > 1 else None,
-        repeated=values.mean(1) if repeats > 1 else None,
-        protocol=protocol(
-            bounds,
-            estimator,
-            dequantization,
-            levels=levels,
-            solver=solver,
-            divergence=divergence,
-            probes=probes,
-            probe_noise=probe_noise,
-            importance_samples=samples,
-            times=times,
-            steps=steps,
-        )
-        | {"repeats": repeats, "seed": seed},
+            measured = measure(r, s, lambda fraction, done=done: tell((done + fraction) / (outer * inner)))  # type: ignore[misc]
+            for label, terms in measured.items():
+                for name, nats in terms.items():
+                    collected[label].setdefault(name, []).append(nats * to_bits)
+    told = protocol(
+        bounds,
+        estimator,
+        dequantization,
+        levels=levels,
+        solver=solver,
+        divergence=divergence,
+        probes=probes,
+        probe_noise=probe_noise,
+        importance_samples=samples,
+        times=times,
+        steps=steps,
     )
+
+    def estimate(label: str) -> Estimate:
+        stacked = {name: torch.stack(values).reshape(outer, inner, -1) for name, values in collected[label].items()}
+        values = stacked.pop("total")
+        nfe, each = tallies[label].per_sample(len(images))
+        return Estimate(
+            **dataclasses.asdict(Term.of(values.mean((0, 1)))),
+            terms={name: Term.of(part.mean((0, 1))) for name, part in stacked.items()},
+            nfe=nfe,
+            nfe_per_expert=each,
+            spent=spent[label],
+            parts=error_parts(values, "noise" if estimator == "vlb" else "dequantization", "probe") if repeats > 1 else None,
+            repeated=values.mean(1) if repeats > 1 else None,
+            protocol=told | {"repeats": repeats, "seed": seed},
+        )
+
+    return estimate("") if isinstance(expert, Expert) else {label: estimate(label) for label in routes}
 
 
 @contextmanager

@@ -32,6 +32,21 @@ def stratified(times: int, draws: Draws, indices: Sequence[int], repeat: int = 0
     return (torch.arange(times, dtype=torch.float64) + offset[:, None]) / times
 
 
+def noisy_state(x: Tensor, gamma: Tensor, j: int, draws: Draws, indices: Sequence[int], repeat: int = 0) -> tuple[Tensor, Tensor]:
+    """States z = alpha x + sigma eps of images x [B, ...] at column j of gamma [B, J], and their noise eps, both [B, ...].
+
+    The noise is that of the bound with J times at its time j.
+    """
+    noise = draws.normal("vlb_noise", indices, x.shape[1:], draw=repeat * gamma.shape[1] + j).to(x)
+    at = gamma[:, j]
+    return expand(alpha(at), x) * x + expand(sigma(at), x) * noise, noise
+
+
+def squared_error(noise: Tensor, eps_hat: Tensor) -> Tensor:
+    """|eps - eps_hat|^2 of each image, float64 [B]."""
+    return (noise - eps_hat).double().flatten(1).square().sum(1)
+
+
 @torch.no_grad()
 def denoising_errors(
     experts: Mapping[str, Expert],
@@ -51,7 +66,7 @@ def denoising_errors(
         experts: by name.
         x: images [B, ...].
         gamma: float64 [B, J] on the CPU.
-        draws: the run's draws; column j has the noise that the bound with J times has at its time j.
+        draws: the run's draws, as `noisy_state` takes them.
         indices: which images these are.
         repeat: which repetition of the noise.
         asked: by expert, where it is asked, bool [B, J]; everywhere when left out.
@@ -66,16 +81,14 @@ def denoising_errors(
     errors = {name: torch.full(gamma.shape, torch.nan, dtype=torch.float64, device=x.device) for name in experts}
     tallies = {name: Tally() for name in experts}
     for j in range(times):
-        noise = draws.normal("vlb_noise", indices, x.shape[1:], draw=repeat * times + j).to(x)
-        at = gamma[:, j]
-        z = expand(alpha(at), x) * x + expand(sigma(at), x) * noise
+        at, (z, noise) = gamma[:, j], noisy_state(x, gamma, j, draws, indices, repeat)
         for name, expert in experts.items():
             rows = slice(None) if asked is None or bool(asked[name][:, j].all()) else asked[name][:, j].nonzero()[:, 0]
             if len(at[rows]) == 0:
                 continue
             prediction = expert(z[rows], at[rows], None if condition is None else condition[rows])
             tallies[name].add(prediction.calls)
-            errors[name][rows, j] = (noise[rows] - prediction.eps_hat).double().flatten(1).square().sum(1)
+            errors[name][rows, j] = squared_error(noise[rows], prediction.eps_hat)
         if progress is not None:
             progress((j + 1) / times)
     return Denoising(errors, tallies)

@@ -32,6 +32,7 @@ class Estimate(Term):
         terms: its additive parts, in bits/dim, e.g. prior, reconstruction and diffusion of the VLB.
         nfe: network calls an image.
         nfe_per_expert: the same by expert name.
+        spent: those of them that were made for it; fewer than `nfe` where routes that were measured together shared calls.
         parts: standard errors due to data, dequantization and probes (or noise), when repeats were asked for.
         repeated: the values of each repeat [R, B], a mean over its probes, when repeats were asked for.
         protocol: how the number was made.
@@ -40,6 +41,7 @@ class Estimate(Term):
     terms: Mapping[str, Term] = field(default_factory=dict)
     nfe: float = 0.0
     nfe_per_expert: Mapping[str, float] = field(default_factory=dict)
+    spent: float = 0.0
     parts: Mapping[str, float] | None = None
     repeated: Tensor | None = None
     protocol: Mapping[str, Any] = field(default_factory=dict)

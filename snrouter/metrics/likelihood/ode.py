@@ -11,7 +11,7 @@ The sign is plus, as the Gaussian shows; the paper prints minus. State and log-d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from snrouter.draws import Draws
 from snrouter.errors import SpecError
-from snrouter.experts.base import Expert, Piece
+from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval, sigma, sigmoid
-from snrouter.solvers.base import Progress, Tally, drift, smooth_pieces
-from snrouter.solvers.integrate import State, integrate
+from snrouter.solvers.base import Progress, Tally, drift
+from snrouter.solvers.fork import Leg, Point, State, fork
+from snrouter.solvers.integrate import integrate
 from snrouter.solvers.ode import ODE
 
 Divergence = Literal["hutchinson", "exact"]
@@ -41,6 +42,13 @@ class LogDensity(NamedTuple):
     tally: Tally
 
 
+class LogDensities(NamedTuple):
+    """`each` route's log-density by label, and the network calls an image `spent` on it, as `Forked` has them."""
+
+    each: dict[str, LogDensity]
+    spent: dict[str, float]
+
+
 def log_density(
     expert: Expert,
     z: Tensor,
@@ -56,10 +64,43 @@ def log_density(
     condition: Tensor | None = None,
     progress: Progress | None = None,
 ) -> LogDensity:
-    """Log-density of z [B, ...], states at gamma_min.
+    """Log-density of z [B, ...] under one route; see `log_densities`."""
+    densities = log_densities(
+        {"": expert},
+        z,
+        bounds,
+        solver=solver,
+        divergence=divergence,
+        probes=probes,
+        probe_noise=probe_noise,
+        draws=draws,
+        indices=indices,
+        draw=draw,
+        condition=condition,
+        progress=progress,
+    )
+    return densities.each[""]
+
+
+def log_densities(
+    routes: Mapping[str, Expert],
+    z: Tensor,
+    bounds: GammaInterval,
+    *,
+    solver: ODE,
+    divergence: Divergence,
+    probes: int,
+    probe_noise: ProbeNoise,
+    draws: Draws,
+    indices: Sequence[int],
+    draw: int = 0,
+    condition: Tensor | None = None,
+    progress: Progress | None = None,
+) -> LogDensities:
+    """Log-densities of z [B, ...], states at gamma_min, under several routes, each what it is under that route alone.
 
     Args:
-        expert: a single expert or a route with an invertible flow.
+        routes: by label, over the same experts, each with an invertible flow; they share what they have in common at low noise.
         z: states at gamma_min, float64.
         bounds: (gamma_min, gamma_max).
         solver: method and tolerances; the divergence is part of its state.
@@ -69,13 +110,13 @@ def log_density(
         draws: the run's draws.
         indices: which images these are.
         draw: first probe number of each image.
-        condition: passed to the expert.
+        condition: passed to the experts.
         progress: told the fraction done.
 
     Raises:
-        SpecError: when the flow is not invertible, or an option is unknown.
+        SpecError: when a flow is not invertible, or an option is unknown.
     """
-    if not expert.invertible:
+    if not all(expert.invertible for expert in routes.values()):
         raise SpecError("exact-ODE likelihood needs an invertible flow, and this route's weights jump in z; use estimator: vlb")
     if divergence not in ("hutchinson", "exact") or probe_noise not in ("rademacher", "gaussian") or probes < 1:
         raise SpecError(
@@ -88,32 +129,37 @@ def log_density(
     if divergence == "hutchinson":
         make = draws.rademacher if probe_noise == "rademacher" else draws.normal
         vectors = [make("probe", indices, z.shape[1:], draw=draw + p).to(z) for p in range(probes)]
-    tally = Tally()
 
-    def field(piece: Piece, gamma: float, state: State) -> State:
-        with torch.enable_grad():
-            here = state[0].detach().requires_grad_()
-            prediction = piece.expert(here, gamma, condition)
-            trace = torch.zeros_like(state[1])
-            if divergence == "exact":
-                trace = _exact_trace(prediction.eps_hat, here)
-            for p, vector in enumerate(vectors):
-                (product,) = torch.autograd.grad(
-                    prediction.eps_hat, here, vector, retain_graph=p + 1 < len(vectors), materialize_grads=True
-                )
-                trace = trace + (product * vector).flatten(1).sum(1) / len(vectors)
-        tally.add(prediction.calls)
-        rate = -0.5 * count * sigmoid(gamma) + 0.5 * sigma(gamma) * trace
-        return drift(state[0], gamma, prediction.eps_hat.detach()), rate
+    def travel(leg: Leg) -> Iterator[tuple[float, Point]]:
+        def field(gamma: float, state: State) -> tuple[State, Mapping[str, int]]:
+            with torch.enable_grad():
+                here = state[0].detach().requires_grad_()
+                prediction = leg.ask(here, gamma)
+                trace = torch.zeros_like(state[1])
+                if divergence == "exact":
+                    trace = _exact_trace(prediction.eps_hat, here)
+                for p, vector in enumerate(vectors):
+                    (product,) = torch.autograd.grad(
+                        prediction.eps_hat, here, vector, retain_graph=p + 1 < len(vectors), materialize_grads=True
+                    )
+                    trace = trace + (product * vector).flatten(1).sum(1) / len(vectors)
+            rate = -0.5 * count * sigmoid(gamma) + 0.5 * sigma(gamma) * trace
+            return (drift(state[0], gamma, prediction.eps_hat.detach()), rate), prediction.calls
 
-    start = (z, torch.zeros(len(z), dtype=torch.float64, device=z.device))
+        return integrate(field, leg, solver.controls(bounds))
+
+    start = Point(bounds.gamma_min, (z, torch.zeros(len(z), dtype=torch.float64, device=z.device)))
     with torch.no_grad():
-        end, integral = integrate(
-            field, start, smooth_pieces(expert, bounds, "encode"), "encode", solver.controls(bounds), progress
-        )
-    variance = sigma(bounds.gamma_max) ** 2
+        arrived = {arrival.label: arrival for arrival in fork(routes, start, bounds, travel, "encode", condition, progress)}
+    each = {label: _log_density(arrived[label].point, bounds) for label in routes}
+    return LogDensities(each, {label: arrived[label].spent / len(z) for label in routes})
+
+
+def _log_density(at: Point, bounds: GammaInterval) -> LogDensity:
+    end, integral = at.state
+    count, variance = end[0].numel(), sigma(bounds.gamma_max) ** 2
     prior = -0.5 * (end.flatten(1).square().sum(1) / variance + count * math.log(2 * math.pi * variance))
-    return LogDensity(prior, integral, end, tally)
+    return LogDensity(prior, integral, end, at.tally)
 
 
 def _exact_trace(eps_hat: Tensor, z: Tensor) -> Tensor:

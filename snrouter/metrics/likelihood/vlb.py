@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,19 +19,20 @@ from torch import Tensor
 from snrouter.data.base import from_levels, to_levels
 from snrouter.draws import Draws
 from snrouter.errors import SpecError
-from snrouter.experts.base import Expert
+from snrouter.experts.base import Expert, Piece
 from snrouter.gamma import GammaInterval, edm_sigma
-from snrouter.metrics.likelihood.denoising import denoising_errors, stratified
+from snrouter.metrics.likelihood.denoising import noisy_state, squared_error, stratified
 from snrouter.solvers.base import Progress, Tally
 
 
 class Terms(NamedTuple):
-    """The three terms in nats, each float64 [B], and the network calls."""
+    """The three terms in nats, each float64 [B], and the network calls: of the route alone, and those no route before it made."""
 
     prior: Tensor
     reconstruction: Tensor
     diffusion: Tensor
     tally: Tally
+    spent: int
 
 
 RECONSTRUCTION_CHUNK = 2**24
@@ -57,9 +58,8 @@ def reconstruction(x: Tensor, gamma_0: float, levels: int | None, noise: Tensor)
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def variational_bound(
-    expert: Expert,
+def variational_bounds(
+    routes: Mapping[str, Expert],
     x: Tensor,
     bounds: GammaInterval,
     *,
@@ -71,11 +71,13 @@ def variational_bound(
     repeat: int = 0,
     condition: Tensor | None = None,
     progress: Progress | None = None,
-) -> Terms:
-    """The bound's terms for images x [B, ...] at the bin centres.
+) -> dict[str, Terms]:
+    """The bounds of several routes, on common times and noise.
+
+    What several routes ask of one expert at the same states it is asked once, so that every route's terms are those it has alone.
 
     Args:
-        expert: a single expert or a route; asked once per image and time.
+        routes: by label; each asks once per image and time.
         x: images [B, ...].
         bounds: (gamma_min, gamma_max) of the bound.
         levels: L, or None for continuous data.
@@ -84,25 +86,73 @@ def variational_bound(
         draws: the run's draws.
         indices: which images these are.
         repeat: which repetition of the noise.
-        condition: passed to the expert.
+        condition: passed to the experts.
         progress: told the fraction done.
 
     Raises:
         SpecError: for times or steps below one.
-        SupportError: when the bounds leave the expert's support.
+        SupportError: when the bounds leave a route's support.
     """
     if times < 1 or (steps is not None and steps < 1):
         raise SpecError(f"times and steps: expected at least 1, got times={times}, steps={steps}")
-    expert.require(*bounds)
+    for expert in routes.values():
+        expert.require(*bounds)
     first = draws.normal("reconstruction", indices, x.shape[1:], draw=repeat).to(x.device)
+    ends = prior(x, bounds.gamma_max), reconstruction(x, bounds.gamma_min, levels, first)
     t = stratified(times, draws, indices, repeat)
     if steps is None:
         gamma, weight = bounds.at(t), 0.5 * bounds.length
     else:
         gamma = bounds.at(((t * steps).floor() + 1).clamp(max=steps) / steps)
         weight = 0.5 * steps * math.expm1(bounds.length / steps)
-    seen = denoising_errors(
-        {"": expert}, x, gamma, draws=draws, indices=indices, repeat=repeat, condition=condition, progress=progress
-    )
-    diffusion = weight * seen.errors[""].mean(1)
-    return Terms(prior(x, bounds.gamma_max), reconstruction(x, bounds.gamma_min, levels, first), diffusion, seen.tallies[""])
+    seen = {label: _Seen(gamma, x.device) for label in routes}
+    questions = _questions({label: list(expert.pieces(*bounds)) for label, expert in routes.items()}, gamma)
+    for done, question in enumerate(questions):
+        rows, j = question.rows, question.column
+        z, noise = (part[rows] for part in noisy_state(x, gamma, j, draws, indices, repeat))
+        with torch.no_grad():
+            prediction = question.expert(z, gamma[rows, j], None if condition is None else condition[rows])
+        seen[question.routes[0]].spent += sum(prediction.calls.values())
+        for label in question.routes:
+            seen[label].errors[rows, j] = squared_error(noise, prediction.eps_hat)
+            seen[label].tally.add(prediction.calls)
+        if progress is not None:
+            progress((done + 1) / len(questions))
+    return {label: Terms(*ends, weight * route.errors.mean(1), route.tally, route.spent) for label, route in seen.items()}
+
+
+class _Seen:
+    """What one route has seen: its errors [B, m], its network calls, and those that no route before it made."""
+
+    def __init__(self, gamma: Tensor, device: torch.device) -> None:
+        self.errors = torch.full(gamma.shape, torch.nan, dtype=torch.float64, device=device)
+        self.tally = Tally()
+        self.spent = 0
+
+
+class _Question(NamedTuple):
+    """What routes ask an expert in common: at one time of these images."""
+
+    expert: Expert
+    column: int
+    rows: Tensor
+    routes: list[str]
+
+
+def _questions(routes: Mapping[str, Sequence[Piece]], gamma: Tensor) -> list[_Question]:
+    """What routes ask pointwise at gamma [B, m], expert by expert; gamma <= switch is the piece below (arXiv 2511.19434, eq. 9)."""
+    different: list[Piece] = []
+    asked: dict[tuple[int, int, bytes], _Question] = {}
+    for label, pieces in routes.items():
+        switches = torch.tensor([piece.hi for piece in pieces[:-1]], dtype=torch.float64)
+        owner = torch.bucketize(gamma, switches)
+        for place, piece in enumerate(pieces):
+            number = next((i for i, other in enumerate(different) if other.identity == piece.identity), len(different))
+            if number == len(different):
+                different.append(piece)
+            mine = owner == place
+            for column in mine.any(0).nonzero()[:, 0].tolist():
+                rows = mine[:, column].nonzero()[:, 0]
+                question = _Question(piece.expert, column, rows, [])
+                asked.setdefault((number, column, rows.numpy().tobytes()), question).routes.append(label)
+    return [asked[key] for key in sorted(asked)]

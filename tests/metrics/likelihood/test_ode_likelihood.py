@@ -110,3 +110,19 @@ def test_a_route_and_its_switch_change_nothing_for_an_expert_of_another_paramete
     estimate = snrouter.bits_per_dim(merged, x, BOUNDS, dequantization="none", solver=TIGHT, divergence="exact")
     wanted = -oracles.bits(closed_form(gaussian, x, BOUNDS), 6)
     assert float((estimate.values - wanted).abs().max()) < 1e-6
+
+
+def test_likelihoods_of_several_routes_are_those_of_each_alone(oracles, gaussian):
+    """In every bit, draw by draw; the low-noise stretch that they have in common is integrated once."""
+    experts = {"low": gaussian, "high": oracles.gaussian(seed=3)}
+    routes = {f"{g}": snrouter.merge(experts, snrouter.Threshold(low="low", high="high", switch=g)) for g in (-2.1, 0.4)}
+    x, options = oracles.draw(gaussian, 3), {"solver": snrouter.ODE(rtol=1e-3, atol=1e-3), "levels": 8, "repeats": 2}
+    images = ((x.clamp(-0.99, 0.99) + 1) * 4).floor() / 4 - 0.875
+    together = snrouter.bits_per_dim(routes, images, (-6.0, 3.0), importance_samples=2, **options)
+    for label, route in routes.items():
+        alone = snrouter.bits_per_dim(route, images, (-6.0, 3.0), importance_samples=2, **options)
+        assert torch.equal(together[label].values, alone.values)
+        assert torch.equal(together[label].repeated, alone.repeated)
+        assert together[label].nfe == alone.nfe == alone.spent
+    spent = [estimate.spent for estimate in together.values()]
+    assert sum(spent) < 0.9 * sum(estimate.nfe for estimate in together.values())

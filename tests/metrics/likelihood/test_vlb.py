@@ -195,3 +195,40 @@ def test_repeats_split_the_error_into_data_and_noise(oracles, gaussian):
 def test_times_and_steps_below_one_are_refused(oracles, gaussian, options):
     with pytest.raises(SpecError, match="times and steps: expected at least 1"):
         snrouter.bits_per_dim(gaussian, oracles.images(1), BOUNDS, "vlb", **options)
+
+
+def test_bounds_of_several_routes_are_those_of_each_alone(oracles, gaussian, data):
+    """In every bit; what routes ask of an expert at the same rows it is asked once, and nothing else is left out."""
+    experts = {"low": oracles.Recorder(gaussian), "high": oracles.Recorder(Gaussian(gaussian.mean + 0.1, covariance(gaussian)))}
+    inner = snrouter.merge(experts, snrouter.Threshold(low="low", high="high", switch=-4.0))
+    routes = {
+        **{f"{g}": snrouter.merge(experts, snrouter.Threshold(low="low", high="high", switch=g)) for g in (-9.03, -4.0, 1.2)},
+        "low": snrouter.merge(experts, snrouter.Single("low")),
+        "high, low, high": snrouter.merge(
+            experts,
+            snrouter.Piecewise([snrouter.Stretch("high", -9.03), snrouter.Stretch("low", 1.2), snrouter.Stretch("high")]),
+        ),
+        "again": inner,
+        "nested": snrouter.merge({"inner": inner}, snrouter.Single("inner")),
+    }
+    options = {"times": 16, "repeats": 2, "indices": range(3, 10)}
+
+    def asked():
+        rows = [(id(expert), len(z)) for expert in experts.values() for z in expert.z]
+        for expert in experts.values():
+            expert.z.clear(), expert.gamma.clear()
+        return sum(count for _, count in rows)
+
+    together = snrouter.bits_per_dim(routes, data[:7], BOUNDS, "vlb", "none", **options)
+    made = asked()
+    for label, route in routes.items():
+        alone = snrouter.bits_per_dim(route, data[:7], BOUNDS, "vlb", "none", **options)
+        assert asked() == 7 * 16 * 2
+        assert torch.equal(together[label].values, alone.values), label
+        assert all(torch.equal(term.values, alone.terms[name].values) for name, term in together[label].terms.items())
+        assert together[label].nfe_per_expert == alone.nfe_per_expert
+        assert alone.spent == together[label].nfe == 16 * 2
+    assert made == pytest.approx(7 * sum(estimate.spent for estimate in together.values()))
+    assert together["again"].spent == 0
+    # the nested route is asked through another expert, so that it shares nothing; the others: both experts, and the three switches' cells
+    assert made <= 7 * 2 * (16 + 2 * 16 + 2 * 3)
