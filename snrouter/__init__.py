@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snrouter.errors import SnrouterError as SnrouterError
     from snrouter.experts.base import Expert as Expert
+    from snrouter.experts.discrete import Discrete as Discrete
     from snrouter.experts.generic import wrap as wrap
     from snrouter.experts.load import load_expert as load_expert
     from snrouter.gamma import GammaInterval as GammaInterval
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from snrouter.router.routed_expert import RoutedExpert as RoutedExpert
     from snrouter.router.routed_expert import merge as merge
     from snrouter.router.threshold import Threshold as Threshold
+    from snrouter.search.profile import Profile as Profile
+    from snrouter.search.profile import profile as profile
+    from snrouter.search.routes import Constraints as Constraints
+    from snrouter.search.tune import best_route as best_route
     from snrouter.solvers.ancestral import Ancestral as Ancestral
     from snrouter.solvers.base import Solution as Solution
     from snrouter.solvers.base import Solver as Solver
@@ -35,7 +40,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Ancestral": "snrouter.solvers.ancestral",
+    "Constraints": "snrouter.search.routes",
     "DDIM": "snrouter.solvers.ddim",
+    "Discrete": "snrouter.experts.discrete",
     "Estimate": "snrouter.metrics.likelihood",
     "Euler": "snrouter.solvers.heun",
     "Expert": "snrouter.experts.base",
@@ -44,6 +51,7 @@ _HOMES = {
     "ODE": "snrouter.solvers.ode",
     "Piecewise": "snrouter.router.piecewise",
     "Policy": "snrouter.router.base",
+    "Profile": "snrouter.search.profile",
     "RoutedExpert": "snrouter.router.routed_expert",
     "Single": "snrouter.router.piecewise",
     "SnrouterError": "snrouter.errors",
@@ -51,11 +59,13 @@ _HOMES = {
     "Solver": "snrouter.solvers.base",
     "Stretch": "snrouter.router.piecewise",
     "Threshold": "snrouter.router.threshold",
+    "best_route": "snrouter.search.tune",
     "bits_per_dim": "snrouter.metrics.likelihood",
     "load_expert": "snrouter.experts.load",
     "measure": "snrouter.metrics.measure",
     "merge": "snrouter.router.routed_expert",
     "position": "snrouter.gamma",
+    "profile": "snrouter.search.profile",
     "reconstruct": "snrouter.solvers.reconstruct",
     "sample": "snrouter.solvers.sample",
     "wrap": "snrouter.experts.generic",

@@ -1,0 +1,326 @@
+"""Profile: every expert's denoising error along gamma, on common images and common noise.
+
+The variational bound is an integral over gamma of the error of whichever expert runs there (VDM arXiv 2107.00630, eq. 15; paper
+arXiv 2511.19434, eq. 9), so one pass that asks every expert gives the bound of every route. The interval is cut into J cells;
+image i has one gamma in each, gamma_ij = edge_j + u_i (edge_{j+1} - edge_j), and its bound on [gamma_min, gamma_max] is
+
+    sum_j 1/2 (edge_{j+1} - edge_j) |eps - eps_hat|^2_ij [gamma_min < gamma_ij <= gamma_max] + reconstruction + prior,
+
+unbiased for any cells, with the error of the expert that the route has at gamma_ij. Cells of equal width are the times of the
+bound itself; see `snrouter.search.cells` for narrower ones where errors are noisier.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snrouter.data.base import check_images
+from snrouter.draws import Draws
+from snrouter.errors import SpecError, SupportError
+from snrouter.experts.base import Expert
+from snrouter.gamma import SUPPORT_TOLERANCE, GammaInterval, edm_sigma
+from snrouter.gamma import interval as as_interval
+from snrouter.metrics.likelihood.bits_per_dim import full_float32
+from snrouter.metrics.likelihood.denoising import denoising_errors, stratified
+from snrouter.metrics.likelihood.estimate import Estimate, Term
+from snrouter.metrics.likelihood.vlb import reconstruction
+from snrouter.router.base import GammaPolicy
+from snrouter.router.threshold import Threshold
+from snrouter.search.cells import budget, cells, marks
+from snrouter.solvers.base import Progress, progress_bar
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Denoising errors of every expert on N images at J gammas each, float64 on the CPU.
+
+    Attributes:
+        edges: of the cells, ascending [J + 1].
+        gamma: where each image was asked, one in each cell [N, J].
+        errors: |eps - eps_hat|^2 by expert [N, J]; NaN outside its support.
+        square_norm: |x|^2 [N].
+        reconstruction: by gamma_min, nats [N].
+        calls: network calls by expert [N]; none of an expert without a network, nor the pilot's.
+        dimensions: D, of an image.
+    """
+
+    edges: Tensor
+    gamma: Tensor
+    errors: Mapping[str, Tensor]
+    square_norm: Tensor
+    reconstruction: Mapping[float, Tensor]
+    calls: Mapping[str, Tensor]
+    dimensions: int
+
+    def __len__(self) -> int:
+        return len(self.gamma)
+
+    @property
+    def interval(self) -> GammaInterval:
+        """What the cells cover."""
+        return GammaInterval(float(self.edges[0]), float(self.edges[-1]))
+
+    @property
+    def times(self) -> int:
+        """J, the gammas of an image."""
+        return self.gamma.shape[1]
+
+    @property
+    def spent(self) -> Tensor:
+        """Network calls of all experts [N]."""
+        return torch.stack([*self.calls.values()]).sum(0)
+
+    def bits(self, nats: Tensor) -> Tensor:
+        """Bits/dim."""
+        return nats / (self.dimensions * math.log(2))
+
+    def losses(self, name: str) -> Tensor:
+        """What an expert adds to the bound at each gamma, bits/dim [N, J]."""
+        return self.bits(0.5 * self.edges.diff() * self._errors(name))
+
+    def ends(self, bounds: GammaInterval | None = None) -> dict[str, Tensor]:
+        """The terms of the bound that no expert has a part in, bits/dim [N] each: prior and reconstruction.
+
+        Raises:
+            SpecError: when the bounds leave the profile, or it has no reconstruction at gamma_min.
+        """
+        bounds = bounds or self.interval
+        covered = self.interval.gamma_min <= bounds.gamma_min and bounds.gamma_max <= self.interval.gamma_max
+        if not covered or bounds.gamma_min not in self.reconstruction:
+            known = ", ".join(f"{gamma:g}" for gamma in self.reconstruction)
+            raise SpecError(
+                f"bounds {bounds}: the profile covers {self.interval} and knows the reconstruction at gamma_min {known}; "
+                f"profile again with these ends as candidates"
+            )
+        prior = 0.5 * self.square_norm / edm_sigma(bounds.gamma_max) ** 2
+        return {"prior": self.bits(prior), "reconstruction": self.bits(self.reconstruction[bounds.gamma_min])}
+
+    def vlb(self, policy: GammaPolicy, bounds: GammaInterval | None = None) -> Estimate:
+        """The variational bound of a route in bits/dim, without asking any expert again.
+
+        Args:
+            policy: a route by gamma over the profile's experts; its switches may lie anywhere.
+            bounds: (gamma_min, gamma_max); all of the profile's interval when left out.
+
+        Raises:
+            SpecError: when it names an expert that is not there, or the profile does not know these bounds.
+            SupportError: when an expert would run outside its support.
+        """
+        bounds = bounds or self.interval
+        terms = self.ends(bounds)
+        names, switches = policy.route
+        piece = torch.bucketize(self.gamma, torch.tensor(switches, dtype=torch.float64))
+        inside = (self.gamma > bounds.gamma_min) & (self.gamma <= bounds.gamma_max)
+        diffusion, calls = torch.zeros(len(self), dtype=torch.float64), dict[str, float]()
+        for name in policy.experts:
+            here = inside & torch.isin(piece, torch.tensor([i for i, other in enumerate(names) if other == name]))
+            losses = torch.where(here, self.losses(name), 0.0)
+            if bool(losses.isnan().any()):
+                at = self.gamma[losses.isnan()]
+                raise SupportError(
+                    f"route runs expert {name!r} where it was not profiled, gamma in [{at.min():.4g}, {at.max():.4g}]; "
+                    f"move the switch into its support"
+                )
+            diffusion = diffusion + losses.sum(1)
+            if bool(here.any()) and bool(self.calls[name].any()):
+                asked = ~self.errors[name].isnan()
+                calls[name] = int(here.sum()) / int(asked.sum()) * float(self.calls[name].sum()) / len(self)
+        terms["diffusion"] = diffusion
+        total = Term.of(sum(terms.values(), torch.zeros_like(diffusion)))
+        return Estimate(
+            total.value,
+            total.standard_error,
+            total.values,
+            terms={name: Term.of(values) for name, values in terms.items()},
+            nfe=sum(calls.values()),
+            nfe_per_expert=calls,
+            protocol={"estimator": "vlb", "gamma_min": bounds.gamma_min, "gamma_max": bounds.gamma_max, "times": self.times},
+        )
+
+    def thresholds(self, low: str, high: str, switches: Sequence[float], bounds: GammaInterval | None = None) -> Tensor:
+        """The bound of the route that uses `low` up to a switch and `high` above it, for each switch: bits/dim [S, N]."""
+        return torch.stack([self.vlb(Threshold(low, high, switch), bounds).values for switch in switches])
+
+    def curve(self, name: str) -> tuple[Tensor, Tensor]:
+        """An expert's mean squared error per dimension in each cell, and its standard error, [J] each; NaN where nobody asked."""
+        error = self._errors(name) / self.dimensions
+        asked = (~error.isnan()).sum(0)
+        mean = error.nanmean(0)
+        spread = ((error - mean).square().nansum(0) / (asked - 1)).sqrt()
+        return mean, spread / asked.sqrt()
+
+    def subset(self, rows: Tensor | Sequence[int]) -> Profile:
+        """The profile on some of its images."""
+        kept = torch.as_tensor(rows)
+        return Profile.from_rows({name: value[kept] for name, value in self.rows().items()}, self.edges, self.dimensions)
+
+    def rows(self) -> dict[str, Tensor]:
+        """What there is of each image, by name, [N, ...] each."""
+        return {
+            "gamma": self.gamma,
+            "square_norm": self.square_norm,
+            **{f"error/{name}": error for name, error in self.errors.items()},
+            **{f"nfe/{name}": calls for name, calls in self.calls.items()},
+            **{f"reconstruction/{gamma!r}": nats for gamma, nats in self.reconstruction.items()},
+        }
+
+    @classmethod
+    def from_rows(cls, rows: Mapping[str, Tensor], edges: Tensor, dimensions: int) -> Profile:
+        """The inverse of `rows`."""
+
+        def named(kind: str) -> dict[str, Tensor]:
+            return {name.removeprefix(kind): value for name, value in rows.items() if name.startswith(kind)}
+
+        ends = {float(gamma): nats for gamma, nats in named("reconstruction/").items()}
+        return cls(edges, rows["gamma"], named("error/"), rows["square_norm"], ends, named("nfe/"), dimensions)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, for a file."""
+        return {**self.rows(), "edges": self.edges, "dimensions": torch.tensor(self.dimensions)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Profile:
+        """The inverse of `tensors`."""
+        return cls.from_rows(tensors, tensors["edges"], int(tensors["dimensions"]))
+
+    def _errors(self, name: str) -> Tensor:
+        if name not in self.errors:
+            raise SpecError(f"expert {name!r} is not in the profile; known: {', '.join(self.errors)}")
+        return self.errors[name]
+
+
+def measure_profile(
+    experts: Mapping[str, Expert],
+    images: Tensor,
+    edges: Tensor,
+    *,
+    levels: int | None = 256,
+    gamma_min: Sequence[float] = (),
+    seed: int = 0,
+    repeat: int = 0,
+    indices: Sequence[int] | None = None,
+    condition: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Ask every expert in every cell that it supports.
+
+    Args:
+        experts: by name.
+        images: [N, ...] at the bin centres of their levels.
+        edges: of the cells [J + 1], see `cells`.
+        levels: L, or None for continuous data.
+        gamma_min: lower ends, besides the lowest edge, whose reconstruction term is wanted.
+        seed: draws are keyed by (seed, index); those of gammas, noise and reconstruction are the bound's own.
+        repeat: which repetition of the noise.
+        indices: which images these are; 0 ... N - 1 when left out.
+        condition: one row an image, passed to the experts.
+        progress: told the fraction done.
+
+    Raises:
+        DataError: when images are off their range or levels.
+        NonFiniteError: when an expert returns NaN or infinity.
+    """
+    check_images(images, levels)
+    draws, keys = Draws(seed), range(len(images)) if indices is None else indices
+    within = stratified(1, draws, keys, repeat)
+    gamma = edges[:-1] + within * edges.diff()
+    asked = {name: _may_ask(expert, gamma) for name, expert in experts.items()}
+    with torch.autocast(images.device.type, enabled=False), full_float32():
+        seen = denoising_errors(
+            experts, images, gamma, draws=draws, indices=keys, repeat=repeat, asked=asked, condition=condition, progress=progress
+        )
+    noise = draws.normal("reconstruction", keys, images.shape[1:], draw=repeat).to(images.device)
+    return Profile(
+        edges=edges,
+        gamma=gamma,
+        errors={name: error.cpu() for name, error in seen.errors.items()},
+        square_norm=images.double().flatten(1).square().sum(1).cpu(),
+        reconstruction={end: reconstruction(images, end, levels, noise).cpu() for end in sorted({float(edges[0]), *gamma_min})},
+        calls={
+            name: torch.full((len(images),), sum(tally.rows.values()) / len(images), dtype=torch.float64)
+            for name, tally in seen.tallies.items()
+        },
+        dimensions=images[0].numel(),
+    )
+
+
+def _may_ask(expert: Expert, gamma: Tensor) -> Tensor:
+    lo, hi = (-math.inf, math.inf) if expert.allow_extrapolation else expert.support
+    return (gamma >= lo - SUPPORT_TOLERANCE) & (gamma <= hi + SUPPORT_TOLERANCE)
+
+
+def profile(
+    experts: Mapping[str, Expert],
+    images: Tensor,
+    interval: GammaInterval | tuple[float, float],
+    *,
+    times: int = 64,
+    levels: int | None = 256,
+    gamma_min: Sequence[float] = (),
+    gamma_max: Sequence[float] = (),
+    adaptive: bool = True,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+    condition: Tensor | None = None,
+    progress: bool | Progress = False,
+) -> Profile:
+    """Denoising errors of every expert along gamma, from which the variational bound of any route by gamma follows.
+
+    Args:
+        experts: by name.
+        images: [N, ...] in [-1, 1], pixel level k at 2 (k + 1/2)/levels - 1.
+        interval: (gamma_min, gamma_max).
+        times: network calls an image and expert, the pilot's included.
+        levels: L, or None for continuous data.
+        gamma_min: lower ends to choose from, beside the interval's own; the profile covers them all.
+        gamma_max: upper ends to choose from, beside the interval's own.
+        adaptive: find the cells by a pilot; else they are of equal width, and the profile is the bound's own sample.
+        seed: draws are keyed by (seed, index).
+        indices: which draws each image gets; 0 ... N - 1 when left out.
+        condition: one row an image, passed to the experts.
+        progress: show a progress bar, or a function to tell the fraction done.
+
+    Returns:
+        A `Profile`.
+
+    Raises:
+        DataError: when images are off their range or levels.
+        SpecError: when `times` are too few for the candidates.
+        NonFiniteError: when an expert returns NaN or infinity.
+    """
+    own = as_interval(interval)
+    lower, upper = [own.gamma_min, *gamma_min], [own.gamma_max, *gamma_max]
+    whole = GammaInterval(min(lower), max(upper))
+    count, rest = budget(len(images), times) if adaptive else (0, times)
+    keys = range(len(images)) if indices is None else indices
+    at = marks(experts, lower, upper)
+    pilot = None
+    with progress_bar(progress, "profile") as tell:
+        if count:
+            few = None if condition is None else condition[:count]
+            pilot = measure_profile(
+                experts,
+                images[:count],
+                cells(whole, times),
+                levels=levels,
+                seed=seed,
+                repeat=1,
+                indices=keys[:count],
+                condition=few,
+            )
+        return measure_profile(
+            experts,
+            images,
+            cells(whole, rest, pilot, at),
+            levels=levels,
+            gamma_min=lower,
+            seed=seed,
+            indices=keys,
+            condition=condition,
+            progress=tell,
+        )
