@@ -100,6 +100,23 @@ def test_sweep_and_limit(snrouter: Any) -> None:
     assert json.loads(out)["partial"] is True
 
 
+def test_tune_prints_one_object_and_writes_a_spec_that_runs(snrouter: Any, tmp_path: Path) -> None:
+    few = ["--set=tune={times: 4, candidates: 0, exact_images: 0}", "--set=tune.experts=[quality, likelihood]"]
+    code, out, _ = snrouter("tune", "digits", "--limit", "4", "--devices", "1", "--json", *SMALL, *few)
+    assert code == 0
+    results = json.loads(out)
+    assert results["partial"]
+    assert results["tune"]["chosen"]["spec"] == "tuned.yaml"
+    folder = tmp_path / "runs" / "digits-tune"
+    assert {"tuned.yaml", "profile.safetensors", "report.html", "results.json"} <= {path.name for path in folder.iterdir()}
+    code, out, _ = snrouter("run", folder / "tuned.yaml", "--limit", "4", "--devices", "1", "--json")
+    assert code == 0
+    assert json.loads(out)["spec"]["route"]["type"] in ("single", "threshold", "piecewise")
+    code, out, error = snrouter("tune", "digits", "--set", "tune.quality=qualty")
+    assert (code, out) == (2, "")
+    assert error.startswith("error: --set tune.quality: no expert 'qualty' to choose from; did you mean 'quality'?")
+
+
 def test_sample_writes_images(snrouter: Any, tmp_path: Path) -> None:
     code, out, _ = snrouter("sample", "digits", "-n", "5", "--devices", "1", "--out", "s", *SMALL)
     assert code == 0

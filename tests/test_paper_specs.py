@@ -77,7 +77,8 @@ def test_each_spec_runs_to_its_end(name: str, stand_ins: list[str], tmp_path: Pa
     document = small(name, stand_ins)
     work = evaluation.run if document.spec.sweep is None else evaluation.sweep
     results = work(document, tmp_path, limit=2 if "table5" not in name else None, progress=False)
-    routes = 1 if document.spec.sweep is None else len(document.switches()) + 2 * document.spec.sweep.singles
+    sweep = document.spec.sweep
+    routes = 1 if sweep is None else len(document.switches()) * len(document.ends()) + 2 * sweep.singles
     assert len(results.rows) == routes * len(document.spec.evaluate)
     assert all(np.isfinite(row["value"]) for row in results.rows)
     text = write_report([tmp_path]).read_text()

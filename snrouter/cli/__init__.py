@@ -21,6 +21,7 @@ COMMANDS = (
     evaluate.demo,
     evaluate.run,
     evaluate.sweep,
+    evaluate.tune,
     evaluate.sample,
     checkpoints.train,
     specs.validate,
@@ -34,7 +35,7 @@ COMMANDS = (
 )
 """In the order of the help."""
 
-SHARDED = ("demo", "run", "sweep", "sample")
+SHARDED = ("demo", "run", "sweep", "tune", "sample")
 """What goes on where it was interrupted."""
 
 INTERRUPTED = 130

@@ -1,4 +1,4 @@
-"""Commands that compute: demo, run, sweep, sample."""
+"""Commands that compute: demo, run, sweep, tune, sample."""
 
 from __future__ import annotations
 
@@ -114,6 +114,33 @@ def sweep(
     )
 
 
+def tune(
+    spec: SpecArgument,
+    out: Out = None,
+    devices: Devices = "auto",
+    nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    precision: Precision = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Find the best route over the spec's experts, and write it as a spec, tuned.yaml, ready for run."""
+    from snrouter.evaluation import tune as work
+
+    _evaluate(
+        work,
+        _spec(spec, set_, precision),
+        folder_of(out, "tune", spec),
+        as_json,
+        _launch(devices, nodes, strategy),
+        limit=limit,
+        fresh=fresh,
+    )
+
+
 def sample(
     spec: SpecArgument,
     n: Annotated[int, typer.Option("-n", help="How many images.")] = 16,
@@ -167,6 +194,8 @@ def _evaluate(work: Callable[..., Any], document: Any, out: Path, as_json: bool,
         return
     console().print(to_rich(results.as_dict()))
     print(f"results: {out / 'results.json'}\npage:    {page}")
+    if "tune" in results.extras:
+        print(f"spec:    {out / results.extras['tune']['chosen']['spec']}")
 
 
 def _spec(spec: str, overrides: list[str] | None, precision: str | None) -> Any:

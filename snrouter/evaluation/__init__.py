@@ -7,30 +7,24 @@ keyed by (seed, index), so results are the same bit for bit on one process or se
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from torch import Tensor
 
-from snrouter.errors import DamagedError, SpecError
+from snrouter.errors import SpecError
 from snrouter.evaluation.jobs import make_job, plan
 from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.logs import log_results
-from snrouter.evaluation.processes import compute, compute_alone
 from snrouter.evaluation.results import Results, plain, results_of, write_results
 from snrouter.evaluation.routes import Route, own_route, sweep_routes
-from snrouter.evaluation.shards import Job, collect, forget, remove_damaged, save_shard
+from snrouter.evaluation.shards import collect, save_shard
+from snrouter.evaluation.tune import tune
+from snrouter.evaluation.work import Site, ready
 from snrouter.evaluation.worker import Worker
-from snrouter.files import check_writable
-from snrouter.launched import is_first
-from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
 
-T = TypeVar("T")
-
-__all__ = ["Launch", "Results", "Worker", "draw", "own_route", "plain", "plan", "run", "sweep", "sweep_routes"]
+__all__ = ["Launch", "Results", "Worker", "draw", "own_route", "plain", "plan", "run", "sweep", "sweep_routes", "tune"]
 
 
 def run(
@@ -62,7 +56,7 @@ def run(
         OutputError: when the folder cannot be written.
         SnrouterError: when an expert or solver fails; shards already written stay.
     """
-    return _evaluate(document, [own_route(document)], out, launch or Launch(), limit, fresh, trace, progress)
+    return _evaluate(document, [own_route(document)], Site(out, launch or Launch(), fresh, progress), limit, trace)
 
 
 def sweep(
@@ -79,7 +73,7 @@ def sweep(
 
     All routes see the same images, times and noise, so that their differences are paired. Arguments and errors as `run`.
     """
-    return _evaluate(document, sweep_routes(document), out, launch or Launch(), limit, fresh, trace, progress)
+    return _evaluate(document, sweep_routes(document), Site(out, launch or Launch(), fresh, progress), limit, trace)
 
 
 def draw(
@@ -94,68 +88,25 @@ def draw(
     """Draw n images [n, C, H, W] with the spec's route into samples.safetensors; arguments and errors as `run`."""
     if n < 1:
         raise SpecError(f"-n: expected at least 1 sample, got {n}")
-    worker = _worker([own_route(document)])
+    site, worker = Site(out, launch or Launch(), fresh, progress), ready([own_route(document)])
     job = make_job(worker, 0, "samples", None, n)
-    if not _compute(worker, [job], out, launch or Launch(), fresh, progress):
+    if not site.carry_out(worker, [job]):
         return None
-    images = _mended(lambda: collect(job, document.spec.batch_size, out), worker, [job], out, progress)["images"]
+    images = site.read(worker, [job], lambda: collect(job, document.spec.batch_size, out))["images"]
     save_shard(out / "samples.safetensors", {worker.routes[0].label: images})
     return images
 
 
-def _evaluate(
-    document: Document,
-    routes: Sequence[Route],
-    out: Path,
-    launch: Launch,
-    limit: int | None,
-    fresh: bool,
-    trace: bool,
-    progress: bool,
-) -> Results | None:
+def _evaluate(document: Document, routes: Sequence[Route], site: Site, limit: int | None, trace: bool) -> Results | None:
     if not document.spec.evaluate:
         raise SpecError("nothing to evaluate; add e.g. evaluate: [{metric: bpd, estimator: vlb}]")
     if limit is not None and limit < 1:
         raise SpecError(f"--limit: expected at least 1, got {limit}")
-    worker = _worker(routes)
+    worker = ready(routes)
     jobs = plan(worker, limit, trace)
-    if not _compute(worker, jobs, out, launch, fresh, progress):
+    if not site.carry_out(worker, jobs):
         return None
-    results = _mended(lambda: results_of(worker, jobs, out, partial=limit is not None), worker, jobs, out, progress)
+    results = site.read(worker, jobs, lambda: results_of(worker, jobs, site.out, partial=limit is not None))
     write_results(results)
     log_results(results)
     return results
-
-
-def _worker(routes: Sequence[Route]) -> Worker:
-    """A worker for these routes; refuses an impossible one before anything is computed."""
-    worker = Worker(routes)
-    for route in routes:
-        smooth_pieces(worker.expert(route), route.bounds, "sample")
-    return worker
-
-
-def _compute(worker: Worker, jobs: Sequence[Job], out: Path, launch: Launch, fresh: bool, progress: bool) -> bool:
-    """Compute the jobs, those on the route itself when all else is done; whether this process is the first."""
-    document = worker.routes[0].document
-    if (out / "spec.yaml").resolve() in document.files():
-        raise SpecError(f"--out {out}: the resolved spec would replace {out / 'spec.yaml'}, which was read; choose another folder")
-    if is_first():
-        check_writable(out)
-        if fresh:
-            forget(jobs, out)
-    first = compute(worker, [job for job in jobs if job.kind != "route"], out, launch, progress)
-    if first:
-        compute_alone(worker, [job for job in jobs if job.kind == "route"], out, progress)
-    return first
-
-
-def _mended(read: Callable[[], T], worker: Worker, jobs: Sequence[Job], out: Path, progress: bool) -> T:
-    """Read shards that are all made; where some are damaged by then, this process makes these again."""
-    try:
-        return read()
-    except DamagedError:
-        removed = remove_damaged(jobs, worker.spec.batch_size, out)
-        warnings.warn(f"damaged shards, which are made again: {', '.join(map(str, removed))}", stacklevel=2)
-        compute_alone(worker, jobs, out, progress)
-        return read()

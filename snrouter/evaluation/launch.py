@@ -80,11 +80,17 @@ class Launch:
                 f"let each see all of its node, with srun by --gres=gpu:{started.local} instead of --gpus-per-task"
             )
 
-    def trainer(self, shards: int, logger: Logger | None, callbacks: Sequence[Callback]) -> Trainer:
-        """Lightning's trainer for that many shards; of processes that it starts itself, none is without one."""
+    @property
+    def processes(self) -> int:
+        """How many compute, where there is work for all."""
+        started = launched()
+        return started.world if started else self._devices()
+
+    def trainer(self, parts: int, logger: Logger | None, callbacks: Sequence[Callback]) -> Trainer:
+        """Lightning's trainer for that many parts of work; of processes that it starts itself, none is without one."""
         started = launched()
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-        devices = started.local if started and started.local else min(self._devices(), shards)
+        devices = started.local if started and started.local else min(self._devices(), parts)
         return Trainer(
             accelerator=accelerator,
             devices=devices,

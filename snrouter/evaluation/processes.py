@@ -1,7 +1,8 @@
 """Processes: Lightning runs the shards, each written by the process that made it.
 
-A shard is a prediction; rank r takes shards[r::world] of the list that the first process made. On a CPU every process runs one
-thread, so that results do not depend on how many share the machine.
+A prediction is one shard, or the same of several routes, which share what they have in common; rank r takes parts[r::world] of the
+list that the first process made. On a CPU every process runs one thread, so that results do not depend on how many share the
+machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, distributed
+from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
 
@@ -27,7 +28,7 @@ import snrouter.errors
 from snrouter.errors import DamagedError, SnrouterError
 from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.progress import Told
-from snrouter.evaluation.shards import Job, Task, load_shard, missing, save_shard, shards, whole
+from snrouter.evaluation.shards import Job, Task, load_shard, missing, save_shard, shards, together, whole
 from snrouter.evaluation.worker import Worker
 from snrouter.files import remove_leftovers
 from snrouter.launched import is_first, launched
@@ -42,12 +43,12 @@ LATE = 60.0
 
 
 class _Shards(LightningModule):
-    """Lightning's view of the work: a prediction a shard, written by the process that made it."""
+    """Lightning's view of the work: a prediction is shards that are made together, written by the process that made them."""
 
-    def __init__(self, worker: Worker, tasks: Sequence[Task]) -> None:
+    def __init__(self, worker: Worker, parts: Sequence[Sequence[Task]]) -> None:
         super().__init__()
         self.worker = worker
-        self.tasks = tasks
+        self.parts = parts
         self.errors = multiprocessing.get_context("spawn").SimpleQueue()
         self.made_by = os.getpid()
 
@@ -61,10 +62,10 @@ class _Shards(LightningModule):
         self.at_sigterm = signal.getsignal(signal.SIGTERM)
 
     def predict_dataloader(self) -> DataLoader[int | None]:
-        self.tasks = self.trainer.strategy.broadcast(self.tasks)  # another may have seen shards of the first already
+        self.parts = self.trainer.strategy.broadcast(self.parts)  # another may have seen shards of the first already
         world = self.trainer.world_size
-        mine: list[int | None] = list(range(self.trainer.global_rank, len(self.tasks), world))
-        mine += [None] * (-(-len(self.tasks) // world) - len(mine))  # as many for all, so that none leaves before the others
+        mine: list[int | None] = list(range(self.trainer.global_rank, len(self.parts), world))
+        mine += [None] * (-(-len(self.parts) // world) - len(mine))  # as many for all, so that none leaves before the others
         return DataLoader(mine or [None], batch_size=None)  # type: ignore[arg-type]
 
     def on_predict_start(self) -> None:
@@ -76,10 +77,9 @@ class _Shards(LightningModule):
     def predict_step(self, number: int | None, index: int) -> None:
         if number is None:
             return
-        task = self.tasks[number]
         try:
             with _one_thread(self.device):
-                _make(self.worker, task, self.device)
+                _make(self.worker, self.parts[number], self.device)
         except Exception as error:
             if os.getpid() != self.made_by:  # what is raised reaches the other as text
                 self.errors.put((type(error).__name__, str(error)[:1000]))
@@ -124,17 +124,17 @@ def compute(worker: Worker, jobs: Sequence[Job], out: Path, launch: Launch, prog
         for folder in (out, out / "shards", *(out / "shards").glob("*")):
             remove_leftovers(folder)
     everything, tasks = shards(jobs, size, out), missing(jobs, size, out)
-    tasks.sort(key=lambda task: task.job.kind)  # so that each process has its part of either kind
+    parts = together(tasks, [route.bounds for route in worker.routes], launch.processes)
     started = launched()
     if not tasks and not started:
         return True
     if started and started.by == "torchrun":
         _end_with(os.getppid())
     there = sum(len(task.indices) for task in everything) - sum(len(task.indices) for task in tasks)
-    told = Told(tasks, [route.label for route in worker.routes], progress, there)
+    told = Told(parts, [route.label for route in worker.routes], progress, there)
     logger = make_logger(worker.spec.logger, out / "logs", "progress")
     with quiet_lightning():
-        trainer, module = launch.trainer(len(tasks), logger, [told]), _Shards(worker, tasks)
+        trainer, module = launch.trainer(len(parts), logger, [told]), _Shards(worker, parts)
         others, at_interrupt = multiprocessing.active_children(), signal.getsignal(signal.SIGINT)
         try:
             trainer.predict(module, return_predictions=False)
@@ -146,39 +146,41 @@ def compute(worker: Worker, jobs: Sequence[Job], out: Path, launch: Launch, prog
         except Exception as error:
             _explain(error, module, trainer, everything)
             raise
-    if first:
-        _await(tasks)
+    _await(tasks)
     return first
 
 
 def compute_alone(worker: Worker, jobs: Sequence[Job], out: Path, progress: bool) -> None:
     """Compute every shard that is not on disk in this process, the first, on the device that it had."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    tasks = missing(jobs, worker.spec.batch_size, out)
-    if not tasks:
+    parts = together(missing(jobs, worker.spec.batch_size, out), [route.bounds for route in worker.routes], 1)
+    if not parts:
         return
-    with _one_thread(device), Told(tasks, [route.label for route in worker.routes], progress) as told:
-        for number, task in enumerate(tasks):
+    with _one_thread(device), Told(parts, [route.label for route in worker.routes], progress) as told:
+        for number, part in enumerate(parts):
             told.begin(number)
-            _make(worker, task, device)
+            _make(worker, part, device)
             told.count()
 
 
-def _make(worker: Worker, task: Task, device: torch.device) -> None:
-    """Make what is not on disk: the shard, and then those that are made of it as it was written."""
-    rows = _rows(worker, task, device)
-    for later in task.then:
-        if not later.done:
-            save_shard(later.path, worker.extract(later, rows))
+def _make(worker: Worker, part: Sequence[Task], device: torch.device) -> None:
+    """Make what is not on disk: the shards, and then those that are made of them as they were written."""
+    lacking = [task for task in part if not _intact(task.path)]
+    for task, rows in zip(lacking, worker.compute(lacking, device) if lacking else [], strict=True):
+        save_shard(task.path, rows)
+    for task in part:
+        later = [one for one in task.then if not one.done]
+        rows = load_shard(task.path) if later else {}
+        for one in later:
+            save_shard(one.path, worker.extract(one, rows))
 
 
-def _rows(worker: Worker, task: Task, device: torch.device) -> dict[str, Tensor]:
-    """What a shard on disk holds; one that is not there or is damaged is made."""
-    if whole(task.path):
+def _intact(path: Path) -> bool:
+    """Whether a shard is there and holds what was written."""
+    if whole(path):
         with suppress(DamagedError):
-            return load_shard(task.path)
-    save_shard(task.path, worker.compute(task, device))
-    return load_shard(task.path)
+            return bool(load_shard(path))
+    return False
 
 
 def _await(tasks: Sequence[Task]) -> None:

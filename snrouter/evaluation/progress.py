@@ -21,14 +21,14 @@ class Told(Callback):
     """Tells how many images are done, counted by the shards on disk, whoever wrote them.
 
     Args:
-        tasks: all that is to be done.
+        parts: all that is to be done, by what is made together.
         labels: of the routes.
         bar: also on standard error, where that is a terminal.
         before: images that were done before.
     """
 
-    def __init__(self, tasks: Sequence[Task], labels: Sequence[str], bar: bool, before: int = 0) -> None:
-        self.tasks = tasks
+    def __init__(self, parts: Sequence[Sequence[Task]], labels: Sequence[str], bar: bool, before: int = 0) -> None:
+        self.parts = parts
         self.labels = labels
         self.bar = bar
         self.before = before
@@ -36,15 +36,16 @@ class Told(Callback):
 
     def __enter__(self) -> Told:
         self._started = self._counted = time.monotonic()
-        self._folders = {path.parent for task in self.tasks for path in task.paths}
-        self._shards = [(len(task.indices), [*map(str, task.paths)]) for task in self.tasks]
+        tasks = [task for part in self.parts for task in part]
+        self._folders = {path.parent for task in tasks for path in task.paths}
+        self._shards = [(len(task.indices), [*map(str, task.paths)]) for task in tasks]
         console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
         shown = self.bar and console.is_terminal
         words = TextColumn("{task.description:28}")
         self._progress = Progress(words, *columns, console=console, transient=True, disable=not shown)
         self._progress.start()
-        total = self.before + sum(len(task.indices) for task in self.tasks)
+        total = self.before + sum(len(task.indices) for task in tasks)
         self._task = self._progress.add_task("starting", total=total, completed=self.before, rate="images")
         return self
 
@@ -54,11 +55,14 @@ class Told(Callback):
             self._progress = None
 
     def begin(self, number: int) -> None:
-        """Work on the task of that number begins."""
+        """Work on the part of that number begins."""
         if self._progress is not None:
-            task = self.tasks[number]
-            what = ", ".join(part.job.what for part in (task, *task.then) if not part.path.exists())
-            self._progress.update(self._task, description=f"{self.labels[task.job.route]}: {what}")
+            part = self.parts[number]
+            made = [one for task in part for one in (task, *task.then) if not one.path.exists()]
+            who = self.labels[part[0].job.route] if len(part) == 1 else f"{len(part)} routes"
+            who = "all experts" if part[0].job.cells else who
+            what = ", ".join(dict.fromkeys(one.job.what for one in made))
+            self._progress.update(self._task, description=f"{who}: {what}")
 
     def count(self) -> dict[str, float]:
         """Images on disk, and images a second since the start."""
@@ -76,7 +80,7 @@ class Told(Callback):
             self.__enter__()
 
     def on_predict_batch_start(self, trainer: Trainer, module: LightningModule, batch: int | None, *_: object) -> None:
-        """Name the shard that this process begins."""
+        """Name what this process begins."""
         if batch is not None:
             self.begin(batch)
 

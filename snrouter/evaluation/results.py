@@ -18,7 +18,7 @@ from torch import Tensor
 
 from snrouter.evaluation.jobs import run_fingerprint
 from snrouter.evaluation.rows import Made, Row, summarise
-from snrouter.evaluation.shards import Job
+from snrouter.evaluation.shards import Job, network_calls
 from snrouter.evaluation.worker import Worker
 from snrouter.files import remove, write
 from snrouter.metrics.likelihood.estimate import standard_error
@@ -41,7 +41,7 @@ class Results:
         document: the spec.
         fingerprint: of the whole run.
         partial: whether a limit cut it short.
-        extras: of a sweep: `frontier` (rows no other beats) and `best`, where there is a trade-off.
+        extras: of a sweep: `network_calls`; `frontier` (rows no other beats) and `best`, where there is a trade-off.
         samples: the first images by route label, [n, C, H, W] in [-1, 1].
         trace: on the way of a few samples, by route label: predicted images [K, m, C, H, W], and the gammas [K], descending, where
             they were predicted.
@@ -92,17 +92,24 @@ def results_of(worker: Worker, jobs: Sequence[Job], out: Path, partial: bool) ->
         folder=out,
     )
     if len(worker.routes) > 1:
-        _compare(rows)
+        compare(rows)
         sweep = worker.spec.sweep
-        results.extras |= _trade_off(results.rows, sweep.quality_tolerance if sweep else 0.0)
+        results.extras |= trade_off(results.rows, sweep.quality_tolerance if sweep else 0.0)
+        results.extras["network_calls"] = network_calls(jobs, worker.spec.batch_size, out)
     return results
 
 
-def _compare(rows: Sequence[Row]) -> None:
-    """Add to each row its paired differences to the single experts."""
+_ROUTE = ("route", "expert", "gamma_switch", "gamma_switches")
+
+
+def compare(rows: Sequence[Row]) -> None:
+    """Add to each row its paired differences to the single experts, and over ends to the same route on the spec's interval."""
     for row in rows:
         for other in rows:
-            alike = row.metric == other.metric and other.columns["route"] == "single" and row is not other
+            same = other.columns.get("interval") == "the spec's" and all(
+                row.columns.get(key) == other.columns.get(key) for key in _ROUTE
+            )
+            alike = row.metric == other.metric and (same or other.columns["route"] == "single") and row is not other
             if alike and row.influence is not None and other.influence is not None:
                 row.columns.setdefault("paired", {})[other.columns["label"]] = {
                     "difference": row.columns["value"] - other.columns["value"],
@@ -110,7 +117,7 @@ def _compare(rows: Sequence[Row]) -> None:
                 }
 
 
-def _trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
+def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
     """The frontier of (bits/dim, Frechet distance), and the best route.
 
     The best has the lowest bits/dim of the routes whose distance is not demonstrably above the lowest of the single experts: by no

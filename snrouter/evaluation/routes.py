@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from snrouter.errors import SpecError
@@ -46,31 +46,55 @@ def own_route(document: Document) -> Route:
 
 
 def sweep_routes(document: Document) -> list[Route]:
-    """The spec's threshold route at every switch of `sweep`, then each of its experts alone on its own support.
+    """The routes that `sweep` compares.
+
+    The threshold route at every switch, or where only ends of the interval are swept over the spec's own route; each on every
+    interval with such ends. Then each expert of the spec's route alone on its own support.
 
     Raises:
-        SpecError: when the route is no threshold, or there is nothing to sweep.
+        SpecError: when switches are to be compared of a route that is no threshold, or there is nothing to sweep.
     """
-    route = document.spec.route
-    if not isinstance(document.policy(), Threshold):
-        raise SpecError(f"sweep needs route {{type: threshold, ...}}, got {route.name!r}; write the two experts as low and high")
-    routes = []
-    for i, switch in enumerate(document.switches()):
-        eta = document.bounds.eta(switch)
-        changed = document.with_route({**route.model_dump(), "switch": switch})
-        columns = {"route": "threshold", "eta": round(eta, 10), "gamma_switch": switch}
-        columns |= _written(document.spec.sweep.switches[i] if document.spec.sweep else None)
-        routes.append(Route(f"eta={eta:.6g}", changed, document.bounds, columns))
-    labels = [route.label for route in routes]
-    for i, label in enumerate(labels):
-        if label in labels[:i]:
-            raise SpecError(f"sweep.switches[{i}]: the same position ({label}) as switches[{labels.index(label)}]; remove one")
-    if document.spec.sweep is not None and document.spec.sweep.singles:
-        for name in dict.fromkeys((route.arguments["low"], route.arguments["high"])):
+    switches, ends, sweep = document.switches(), document.ends(), document.spec.sweep
+    assert sweep is not None
+    over_ends = bool(sweep.gamma_min or sweep.gamma_max)
+    routes = _thresholds(document, switches) if switches else [own_route(document)] * over_ends
+    if over_ends:
+        routes = [_with_ends(route, bounds, alone=not switches) for route in routes for bounds in ends]
+        for i, route in enumerate(routes):
+            if any(route.label == other.label for other in routes[:i]):
+                raise SpecError(f"sweep: an end is given twice ({route.label}); remove one")
+    if sweep.singles:
+        for name in document.policy().experts:
             support = document.expert(name).support
             columns = {"route": "single", "expert": name, "interval": "own support"}
             routes.append(Route(name, document.with_route({"type": "single", "expert": name}), support, columns))
     return routes
+
+
+def _thresholds(document: Document, switches: Sequence[float]) -> list[Route]:
+    """The spec's threshold route at every switch of `sweep`."""
+    route, sweep = document.spec.route, document.spec.sweep
+    if not isinstance(document.policy(), Threshold):
+        raise SpecError(f"sweep needs route {{type: threshold, ...}}, got {route.name!r}; write the two experts as low and high")
+    routes: list[Route] = []
+    for i, switch in enumerate(switches):
+        eta = document.bounds.eta(switch)
+        changed = document.with_route({**route.model_dump(), "switch": switch})
+        columns = {"route": "threshold", "eta": round(eta, 10), "gamma_switch": switch}
+        columns |= _written(sweep.switches[i] if sweep else None)
+        label, labels = f"eta={eta:.6g}", [other.label for other in routes]
+        if label in labels:
+            raise SpecError(f"sweep.switches[{i}]: the same position ({label}) as switches[{labels.index(label)}]; remove one")
+        routes.append(Route(label, changed, document.bounds, columns))
+    return routes
+
+
+def _with_ends(route: Route, bounds: GammaInterval, alone: bool) -> Route:
+    """A route of a sweep over ends, called by those that are swept over; `alone`: it is the only route that is."""
+    sweep, interval = route.document.spec.sweep, "the spec's" if bounds == route.bounds else "swept"
+    parts = [f"{name}={value:.6g}" for name, value in bounds._asdict().items() if getattr(sweep, name)]
+    label = ", ".join(parts if alone else [*parts, route.label])
+    return replace(route, label=label, bounds=bounds, columns={**route.columns, "interval": interval})
 
 
 def _written(switch: Any) -> dict[str, Any]:

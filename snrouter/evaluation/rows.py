@@ -23,6 +23,9 @@ class Row(NamedTuple):
     pictures: Mapping[str, Tensor]
 
 
+_NOTHING: Mapping[tuple[int, Source], dict[str, Tensor]] = {}
+
+
 class Made:
     """What the jobs of a run made.
 
@@ -30,21 +33,28 @@ class Made:
         worker: of the run.
         jobs: all done.
         out: the run's folder.
+        known: what no job made, by route and source.
     """
 
-    def __init__(self, worker: Worker, jobs: Sequence[Job], out: Path) -> None:
+    def __init__(
+        self, worker: Worker, jobs: Sequence[Job], out: Path, known: Mapping[tuple[int, Source], dict[str, Tensor]] = _NOTHING
+    ) -> None:
         self.worker = worker
         self.labels = [route.label for route in worker.routes]
         self.jobs = {(job.route, (job.kind, job.metric)): job for job in jobs}
         self.out = out
+        self.known = known
 
     def rows(self, route: int, made: Source, first: int | None = None) -> dict[str, Tensor]:
         """Per-index tensors [n, ...] of one job, joined from its shards; of all indices, or at least the first ones."""
+        if (route, made) in self.known:
+            return self.known[route, made]
         return collect(self.jobs[route, made], self.worker.spec.batch_size, self.out, first)
 
     def features(self, route: int, made: Source) -> dict[str, Tensor]:
         """What networks found in the images of one job, float64 [n, ...], by the names under which `found` looks for it."""
-        parts = (collect(job, self.worker.spec.batch_size, self.out) for job in self.jobs[route, made].then)
+        later = self.jobs[route, made].then if (route, made) in self.jobs else ()
+        parts = (collect(job, self.worker.spec.batch_size, self.out) for job in later)
         return {name: values.double() for part in parts for name, values in part.items() if name != "indices"}
 
     def of_each_route(self, made: Source, first: int) -> dict[str, dict[str, Tensor]]:
@@ -100,11 +110,11 @@ class _Seen:
 def _row(made: Made, number: int, position: int, measured: dict[str, Tensor]) -> Row:
     worker = made.worker
     route, metric = worker.routes[number], worker.metrics[position]
-    job = made.jobs[number, source(metric, position)]
+    kind, _ = source(metric, position)
     nfe = {name.removeprefix("nfe/"): float(v.mean()) for name, v in measured.items() if name.startswith("nfe/")}
     seconds = float(measured["seconds"].sum())
     summary = metric.summarise(worker.context(route), measured)
-    told = protocol(worker, number, job.kind) | dict(summary.protocol)
+    told = protocol(worker, number, kind) | dict(summary.protocol)
     columns = {
         "metric": worker.spec.evaluate[position].name,
         **({"title": metric.title} if metric.title else {}),
@@ -114,7 +124,7 @@ def _row(made: Made, number: int, position: int, measured: dict[str, Tensor]) ->
         **route.columns,
         "value": summary.value,
         "standard_error": summary.standard_error,
-        "n": summary.n or (len(summary.influence) if summary.influence is not None else job.count),
+        "n": summary.n or (len(summary.influence) if summary.influence is not None else len(measured["seconds"])),
         **({"nfe": sum(nfe.values()), "nfe_per_expert": nfe} if nfe else {}),
         "seconds": seconds,
         **({"terms": summary.terms} if summary.terms else {}),

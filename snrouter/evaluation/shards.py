@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,10 +18,28 @@ from torch import Tensor
 
 from snrouter.errors import DamagedError, OutputError, SnrouterError
 from snrouter.files import remove, write
+from snrouter.gamma import GammaInterval
 
-Kind = Literal["samples", "features", "measure", "reconstructions", "trace", "route"]
+Kind = Literal["samples", "features", "measure", "reconstructions", "trace", "route", "profile"]
 """What a job makes: samples; what a network finds in them; a metric of each image of the data; the data encoded by the flow and
-decoded again; the way of a few samples; a metric of the route itself, by one process while no other computes."""
+decoded again; the way of a few samples; a metric of the route itself, by one process while no other computes; the denoising errors
+of all the worker's routes."""
+
+
+class Cells(NamedTuple):
+    """What a profile is measured by.
+
+    Attributes:
+        edges: of the cells, ascending.
+        levels: of the images; None for continuous data.
+        gamma_min: lower ends of the interval to choose from.
+        repeat: which repetition of the noise.
+    """
+
+    edges: tuple[float, ...]
+    levels: int | None
+    gamma_min: tuple[float, ...] = ()
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Job:
         key: fingerprint of everything that its result depends on.
         what: a word for it, e.g. "samples" or "bpd".
         then: jobs on what this one made, shard by shard.
+        cells: of a profile.
     """
 
     kind: Kind
@@ -46,6 +65,7 @@ class Job:
     key: str
     what: str
     then: tuple[Job, ...] = ()
+    cells: Cells | None = None
 
     def shards(self, size: int) -> list[range]:
         """Blocks of consecutive indices; all at once where they are made together."""
@@ -105,6 +125,31 @@ def missing(jobs: Sequence[Job], size: int, out: Path) -> list[Task]:
     return [task for task in shards(jobs, size, out) if not task.done]
 
 
+def together(tasks: Sequence[Task], bounds: Sequence[GammaInterval], processes: int) -> list[tuple[Task, ...]]:
+    """Tasks by who makes them together: the same shard of routes that run on the same interval, and have calls in common.
+
+    Args:
+        tasks: what is to be made.
+        bounds: of each route.
+        processes: as many parts are there at least, if there are as many tasks.
+
+    Returns:
+        The parts, long ones first.
+    """
+    alike: dict[Hashable, list[Task]] = {}
+    for number, task in enumerate(tasks):
+        job = task.job
+        shared = job.kind in ("samples", "measure")
+        key = (job.kind, job.metric, bounds[job.route], task.indices) if shared else number
+        alike.setdefault(key, []).append(task)
+    parts = [tuple(part) for part in alike.values()]
+    while len(parts) < min(processes, len(tasks)):
+        longest = parts.pop(max(range(len(parts)), key=lambda i: len(parts[i])))
+        half = len(longest) // 2
+        parts += [longest[:half], longest[half:]]
+    return sorted(parts, key=lambda part: (-sum(len(task.indices) for task in part), part[0].job.kind))
+
+
 def forget(jobs: Sequence[Job], out: Path) -> None:
     """Remove the shards of these jobs.
 
@@ -152,6 +197,22 @@ def collect(job: Job, size: int, out: Path, first: int | None = None) -> dict[st
     if joined["indices"].tolist() != list(range(wanted[-1].stop)):
         raise SnrouterError(f"shards under {_folder(out, job)} do not hold each index once; delete that folder")
     return joined
+
+
+def network_calls(jobs: Sequence[Job], size: int, out: Path) -> dict[str, dict[str, float]]:
+    """Network calls by what jobs make, over all routes: `spent`, those that were made, and `alone`, what every route takes alone.
+
+    Of jobs whose routes may share calls; jobs that are there twice, in parts, count once.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for path, what in {shard_path(out, job, shard): job.what for job in jobs for shard in job.shards(size)}.items():
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            if "spent" in names and any(name.startswith("nfe/") for name in names):
+                told = found.setdefault(what, {"spent": 0.0, "alone": 0.0})
+                told["spent"] += float(file.get_tensor("spent").sum())
+                told["alone"] += sum(float(file.get_tensor(name).sum()) for name in names if name.startswith("nfe/"))
+    return found
 
 
 def load_shard(path: Path) -> dict[str, Tensor]:

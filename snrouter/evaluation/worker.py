@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -14,17 +14,19 @@ from snrouter.data.base import ImageData
 from snrouter.draws import Draws
 from snrouter.errors import SpecError
 from snrouter.evaluation.routes import Route
-from snrouter.evaluation.shards import Kind, Task
+from snrouter.evaluation.shards import Cells, Job, Kind, Task
 from snrouter.evaluation.trace import Trace, Traced
 from snrouter.experts.base import Expert
-from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric, SampleMetric
+from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric, SampleMetric, network_calls
 from snrouter.metrics.features.base import compact, found
 from snrouter.plugins import entry_points as plugins
 from snrouter.router.offload import Offloaded, Stage
 from snrouter.router.routed_expert import RoutedExpert
+from snrouter.search.profile import measure_profile
 from snrouter.solvers.base import Progress, Solution
+from snrouter.solvers.fork import Forked
 from snrouter.solvers.reconstruct import reconstruct
-from snrouter.solvers.sample import sample
+from snrouter.solvers.sample import sample_routes
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Of weights and states by the spec's precision; bfloat16 is for what networks compute while they draw."""
@@ -64,9 +66,13 @@ class Worker:
 
     @cached_property
     def identities(self) -> dict[str, dict[str, Any]]:
-        """Of the experts of all routes, files by their hashes."""
-        document = self.routes[0].document
-        return {name: document.identity(plugins.experts, self.spec.experts[name], ("experts", name)) for name in self._names()}
+        """Of the experts of all routes, files by their hashes, and the reference by its own where an expert is made from it."""
+        document, told = self.routes[0].document, dict[str, dict[str, Any]]()
+        for name in self._names():
+            told[name] = document.identity(plugins.experts, self.spec.experts[name], ("experts", name))
+            if self.reference is not None and document.takes_reference(name):
+                told[name]["reference"] = self.reference.content_hash()
+        return told
 
     @cached_property
     def weights(self) -> dict[str, str | None]:
@@ -80,7 +86,7 @@ class Worker:
 
     def precision(self, kind: Kind) -> str:
         """The spec's, but bfloat16 is for drawing alone: likelihoods keep float32."""
-        return "float32" if kind == "measure" and self.spec.precision == "bfloat16" else self.spec.precision
+        return "float32" if kind in ("measure", "profile") and self.spec.precision == "bfloat16" else self.spec.precision
 
     @property
     def levels(self) -> int:
@@ -120,25 +126,30 @@ class Worker:
         return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed, draw, shape)
 
     @torch.no_grad()
-    def compute(self, task: Task, device: torch.device) -> dict[str, Tensor]:
-        """Per-index tensors [B, ...] of one shard."""
-        job, indices = task.job, task.indices
-        route = self.routes[job.route]
-        context, expert = self.context(route, device), self.expert(route, device)
+    def compute(self, tasks: Sequence[Task], device: torch.device) -> list[dict[str, Tensor]]:
+        """Per-index tensors [B, ...] of shards that are made together: of one kind and the same indices, on routes of one interval.
+
+        Where routes share network calls, `spent` are those made for one and for none before it. `seconds` divide the time of all in
+        proportion to the calls that each takes alone.
+        """
+        job, indices = tasks[0].job, tasks[0].indices
+        routes = [self.routes[task.job.route] for task in tasks]
+        experts = {route.label: self.expert(route, device) for route in routes}
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision(job.kind) == "bfloat16"):
             if job.kind == "samples":
-                rows = _solved(self._draw(route, device, expert, indices))
-            elif job.kind == "trace":
-                trace = Trace(route.bounds)
-                rows = _solved(self._draw(route, device, Traced(expert, trace), indices, trace.step)) | trace.rows()
-            elif job.kind == "reconstructions":
-                rows = _solved(self._reconstruct(context, device, expert, indices))
+                made = self._samples(routes[0], device, experts, indices)
+            elif job.kind == "measure":
+                made = self._measured(job, routes[0], device, experts, indices)
             else:
-                rows = self._measure(self.metrics[job.metric or 0], context, device, expert, indices)
-        rows["indices"] = torch.tensor(list(indices))
-        rows["seconds"] = torch.full((len(indices),), (time.perf_counter() - started) / len(indices))
-        return rows
+                made = [self._alone(job, route, device, experts[route.label], indices) for route in routes]
+        seconds = time.perf_counter() - started
+        alone = [float(network_calls(rows).sum()) for rows in made]
+        for rows, calls in zip(made, alone, strict=True):
+            share = calls / sum(alone) if sum(alone) else 1 / len(made)
+            rows["indices"] = torch.tensor(list(indices))
+            rows["seconds"] = torch.full((len(indices),), seconds * share / len(indices))
+        return made
 
     def extract(self, task: Task, measured: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
         """What a network finds in the samples of a shard, by the name that `found` gives it; kept in `measured` for the next."""
@@ -153,6 +164,36 @@ class Worker:
         """Of the experts on some route."""
         return list(dict.fromkeys(name for route in self.routes for name in route.document.policy().experts))
 
+    def _samples(
+        self, route: Route, device: torch.device, experts: Mapping[str, Expert], indices: Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        drawn = self._drawn(route, device, experts, indices)
+        each = torch.ones(len(indices), dtype=torch.float64)
+        return [_solved(solution) | {"spent": drawn.spent[label] * each} for label, solution in drawn.solutions.items()]
+
+    def _measured(
+        self, job: Job, route: Route, device: torch.device, experts: Mapping[str, Expert], indices: Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        context, metric = self.context(route, device), self.metrics[job.metric or 0]
+        assert isinstance(metric, DataMetric)
+        images, condition = self._images(context, device, indices)
+        shared = metric.measure_routes(context, experts, images, indices, condition)
+        return [rows | {"spent": shared.spent[label]} for label, rows in shared.rows.items()]
+
+    def _alone(self, job: Job, route: Route, device: torch.device, expert: Expert, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Of the kinds that no two routes share."""
+        context = self.context(route, device)
+        if job.kind == "trace":
+            trace = Trace(route.bounds)
+            return _solved(self._draw(route, device, Traced(expert, trace), indices, trace.step)) | trace.rows()
+        if job.kind == "reconstructions":
+            return _solved(self._reconstruct(context, device, expert, indices))
+        if job.cells is not None:
+            return self._profile(job.cells, context, device, indices)
+        metric = self.metrics[job.metric or 0]
+        assert isinstance(metric, RouteMetric)
+        return {name: rows[: len(indices)] for name, rows in metric.measure(context, expert).items()}
+
     def _draw(
         self,
         route: Route,
@@ -161,8 +202,18 @@ class Worker:
         indices: Sequence[int],
         progress: Progress | Literal[False] = False,
     ) -> Solution:
-        return sample(
-            expert,
+        return self._drawn(route, device, {route.label: expert}, indices, progress).solutions[route.label]
+
+    def _drawn(
+        self,
+        route: Route,
+        device: torch.device | str,
+        experts: Mapping[str, Expert],
+        indices: Sequence[int],
+        progress: Progress | Literal[False] = False,
+    ) -> Forked:
+        return sample_routes(
+            experts,
             len(indices),
             self.shape,
             route.bounds,
@@ -177,7 +228,7 @@ class Worker:
             progress=progress,
         )
 
-    def _reconstruct(self, context: Context, device: torch.device, expert: Expert, indices: range) -> Solution:
+    def _reconstruct(self, context: Context, device: torch.device, expert: Expert, indices: Sequence[int]) -> Solution:
         images, condition = self._images(context, device, indices)
         return reconstruct(
             expert,
@@ -191,14 +242,27 @@ class Worker:
             seed=self.spec.seed,
         )
 
-    def _measure(self, metric: Metric, context: Context, device: torch.device, expert: Expert, indices: range) -> dict[str, Tensor]:
-        if isinstance(metric, RouteMetric):
-            return {name: rows[: len(indices)] for name, rows in metric.measure(context, expert).items()}
-        assert isinstance(metric, DataMetric)
+    def _profile(self, cells: Cells, context: Context, device: torch.device, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Of the experts of all routes; those that take turns on the device one after the other."""
         images, condition = self._images(context, device, indices)
-        return metric.measure(context, expert, images, indices, condition)
+        experts = {route.label: self.expert(route, device) for route in self.routes}
+        groups = [{name: expert} for name, expert in experts.items()] if self.spec.residency == "offload" else [experts]
+        rows: dict[str, Tensor] = {}
+        for group in groups:
+            rows |= measure_profile(
+                group,
+                images,
+                torch.tensor(cells.edges, dtype=torch.float64),
+                levels=cells.levels,
+                gamma_min=cells.gamma_min,
+                seed=self.spec.seed,
+                repeat=cells.repeat,
+                indices=indices,
+                condition=condition,
+            ).rows()
+        return rows
 
-    def _images(self, context: Context, device: torch.device, indices: range) -> tuple[Tensor, Tensor | None]:
+    def _images(self, context: Context, device: torch.device, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Images of the data, and their labels where the spec conditions on them."""
         data, rows = context.need("data"), list(indices)
         condition = _labels(data)[rows].to(device) if self.spec.condition == "labels" else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,8 @@ from snrouter.plugins.registry import BUILTIN, Registry
 from snrouter.spec.components import arguments_model, path_parameters
 from snrouter.spec.faults import explained
 from snrouter.spec.files import Location, Source, dotted
-from snrouter.spec.models import AnyComponent, Component, Spec
+from snrouter.spec.models import AnyComponent, Component, Spec, Tune
+from snrouter.spec.tuning import resolved
 
 
 class Document:
@@ -43,7 +46,8 @@ class Document:
     def expert(self, name: str) -> Any:
         """Load one expert."""
         component = self.spec.experts[name]
-        return self._build(plugins.experts, component, ("experts", name), given={"name": name})
+        given = {"name": name, "reference": partial(self.dataset, "reference")}
+        return self._build(plugins.experts, component, ("experts", name), given)
 
     def policy(self) -> Any:
         """The route's policy."""
@@ -65,18 +69,38 @@ class Document:
         return [self._build(plugins.metrics, c, ("evaluate", i)) for i, c in enumerate(self.spec.evaluate)]
 
     def switches(self) -> list[float]:
-        """The sweep's switches as gammas; none where it compares single experts only.
+        """The sweep's switches as gammas; none where it compares ends of the interval or single experts only.
 
         Raises:
             SpecError: when the spec has nothing to sweep.
         """
         sweep = self.spec.sweep
-        if sweep is None or not (sweep.switches or sweep.singles):
+        if sweep is None or not (sweep.switches or sweep.singles or sweep.gamma_min or sweep.gamma_max):
             raise SpecError(f"{self._where(())}: nothing to sweep; add e.g. sweep: {{switches: [{{eta: 0.1}}, {{eta: 0.2}}]}}")
-        return [
-            self.at(("sweep", "switches", i), lambda value=value: position(value, self.bounds))  # type: ignore[misc]
-            for i, value in enumerate(sweep.switches)
-        ]
+        return self._swept("switches")
+
+    def ends(self) -> list[GammaInterval]:
+        """The intervals that the sweep goes over: every lower end with every upper one; the spec's own where there are none.
+
+        Raises:
+            SpecError: where a lower end is not below an upper one.
+        """
+        lows, highs = (self._swept(name) for name in ("gamma_min", "gamma_max"))
+        pairs = itertools.product(lows or [self.bounds.gamma_min], highs or [self.bounds.gamma_max])
+        return [self.at(("sweep",), partial(interval, pair)) for pair in pairs]
+
+    def _swept(self, name: str) -> list[float]:
+        """Positions of `sweep` as gammas."""
+        written = getattr(self.spec.sweep, name) if self.spec.sweep is not None else ()
+        return [self.at(("sweep", name, i), partial(position, value, self.bounds)) for i, value in enumerate(written)]
+
+    def tuning(self) -> Tune:
+        """What `tune` chooses from, experts by name and positions as gammas.
+
+        Raises:
+            SpecError: when it names an expert that is not there, or a position where none can be.
+        """
+        return resolved(self.spec.tune, self.spec.experts, self.bounds, self.at)
 
     def check(self) -> None:
         """Check every component's arguments without loading weights or data.
@@ -93,14 +117,17 @@ class Document:
                 faults.append(str(error))
         if faults:
             raise SpecError("\n".join(faults))
-        self.policy(), self.solver(), self.metrics()
+        self.policy(), self.solver(), self.metrics(), self.tuning()
         if self.spec.sweep is not None:
-            self.switches()
+            self.switches(), self.ends()
 
     def with_route(self, route: Mapping[str, Any]) -> Document:
         """The same spec with another route, e.g. `{"type": "single", "expert": "quality"}`."""
-        raw = self.dump() | {"route": dict(route)}
-        return Document(raw, {loc: source for loc, source in self.sources.items() if loc[:1] != ("route",)})
+        return self.with_parts(route=dict(route))
+
+    def with_parts(self, **parts: Any) -> Document:
+        """The same spec with other values of some keys, e.g. `evaluate=[]`."""
+        return Document(self.dump() | parts, {place: at for place, at in self.sources.items() if not {*place[:1]} & {*parts}})
 
     def dump(self) -> dict[str, Any]:
         """The spec as plain data, defaults written out and paths made absolute, ready to be run again."""
@@ -149,6 +176,10 @@ class Document:
         """What one expert's plugin registered, and the checked arguments it would be called with; nothing is loaded."""
         component = self.spec.experts[name]
         return plugins.experts.get(component.name), self._arguments(plugins.experts, component, ("experts", name))
+
+    def takes_reference(self, name: str) -> bool:
+        """Whether an expert may be made from the spec's reference, as a prior of it is."""
+        return "reference" in inspect.signature(plugins.experts.get(self.spec.experts[name].name)).parameters
 
     def schedulers(self) -> list[Path]:
         """Schedulers through which its positions are read, in the order they are written."""

@@ -72,6 +72,8 @@ _EXAMPLES = {
     "data": "data: {type: digits, split: test}",
     "evaluate": "evaluate: [{metric: bpd, estimator: vlb}]",
     "sweep": "sweep: {switches: [{eta: 0.1}, {eta: 0.2}]}",
+    "tune": "tune: {times: 64, seams: 2}",
+    "above": "above: {quality: {eta: 0.4}}",
     "checkpoint": "checkpoint: model.safetensors",
     "network": "network: {type: unet, channels: [16, 48]}",
     "clock_parameters": "clock_parameters: {alphas_cumprod: [0.99, 0.5, 0.01]}",

@@ -54,12 +54,20 @@ class Bounds(_Model):
 
 
 class Sweep(_Model):
-    """Thresholds to compare."""
+    """Routes to compare: thresholds, ends of the interval, and experts alone."""
 
     switches: tuple[Any, ...] = Field(
         default=(),
         description="positions of the switch, e.g. [{eta: 0.1}, {eta: 0.2}]",
         json_schema_extra={"items": POSITION_SCHEMA},
+    )
+    gamma_min: tuple[Any, ...] = Field(
+        default=(),
+        description="lower ends of the interval, at each of which the switches, or without any the spec's route, are evaluated",
+        json_schema_extra={"items": POSITION_SCHEMA},
+    )
+    gamma_max: tuple[Any, ...] = Field(
+        default=(), description="upper ends, as gamma_min", json_schema_extra={"items": POSITION_SCHEMA}
     )
     singles: bool = Field(default=True, description="also evaluate each expert alone, on its own support")
     quality_tolerance: float = Field(
@@ -72,7 +80,7 @@ class Sweep(_Model):
 class Tune(_Model):
     """What `tune` may choose from, and on how much."""
 
-    experts: tuple[str, ...] | None = Field(default=None, description="that may run; all of the spec's when left out")
+    experts: tuple[str, ...] | None = Field(default=None, min_length=1, description="that may run; all of the spec's when left out")
     images: int | None = Field(default=None, ge=4, description="of the data, the first ones; all when left out")
     times: int = Field(default=64, ge=2, description="network calls an image and expert, as those of the vlb")
     seams: int = Field(default=4, ge=0, description="at most so many switches")
@@ -90,7 +98,7 @@ class Tune(_Model):
         default=(), description="upper ends of the interval to choose from", json_schema_extra={"items": POSITION_SCHEMA}
     )
     quality: str | None = Field(
-        default=None, description="the expert that candidates run more of; the high-noise one when left out"
+        default=None, description="the expert that candidates run more of; the high-noise one of the spec's route when left out"
     )
     candidates: int = Field(default=4, ge=0, description="routes with more of the quality expert than the likelihood asks for")
     exact_images: int = Field(default=100, ge=0, description="images whose exact-ODE bits/dim is set beside the bound")

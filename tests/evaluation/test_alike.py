@@ -23,26 +23,29 @@ MEASURED = (
 
 
 def measured(*overrides: str) -> spec.Document:
-    """A hundred and one images and samples, in shards of which the last is short."""
-    return digits(MEASURED, "batch_size=16", *overrides)
+    """A hundred and one images and samples of two routes, in shards of which the last is short."""
+    return digits(MEASURED, "batch_size=16", "sweep.singles=false", *overrides)
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> evaluation.Results:
-    """The run by one process."""
-    return evaluation.run(measured(), tmp_path_factory.mktemp("one"), progress=False)
+    """The sweep by one process."""
+    return evaluation.sweep(measured(), tmp_path_factory.mktemp("one"), progress=False)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_give_the_bits_of_one(processes: int, one: evaluation.Results, tmp_path: Path) -> None:
-    many = evaluation.run(measured(), tmp_path, launch=evaluation.Launch(processes), progress=False)
+    many = evaluation.sweep(measured(), tmp_path, launch=evaluation.Launch(processes), progress=False)
     shards = sorted((one.folder / "shards").rglob("*.safetensors"))
-    assert len(shards) == 5 * 7  # two of measurements, samples, and what the classifier finds in them: features and logits
+    assert (
+        len(shards) == 2 * 5 * 7
+    )  # of both routes: two of measurements, samples, and what the classifier finds in them: features and logits
     for shard in shards:
         left, right = load_file(shard), load_file(many.folder / shard.relative_to(one.folder))
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left if name != "seconds")
     assert many.fingerprint == one.fingerprint
+    assert many.extras == one.extras  # what was shared, too
     for mine, theirs in zip(one.rows, many.rows, strict=True):
         assert theirs["value"] == pytest.approx(mine["value"], rel=1e-6)
         assert theirs["standard_error"] == pytest.approx(mine["standard_error"], rel=1e-6, nan_ok=True)

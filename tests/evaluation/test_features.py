@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,15 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     """Shards of samples that are drawn."""
-    tasks: list[Task] = []
+    seen: list[Task] = []
     original = evaluation.Worker.compute
 
-    def count(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, Tensor]:
-        tasks.append(task)
-        return original(self, task, device)
+    def count(self: evaluation.Worker, tasks: Sequence[Task], device: torch.device) -> list[dict[str, Tensor]]:
+        seen.extend(tasks)
+        return original(self, tasks, device)
 
     monkeypatch.setattr(evaluation.Worker, "compute", count)
-    return tasks
+    return seen
 
 
 FID, KID, SCORE = ("metric: fid, samples: 13", "metric: kid, samples: 13", "metric: inception_score, samples: 13, splits: 2")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,9 @@ def test_a_run_can_be_terminated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     seen: list[Any] = []
     original = evaluation.Worker.compute
 
-    def look(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
+    def look(self: evaluation.Worker, tasks: Sequence[Task], device: torch.device) -> list[dict[str, torch.Tensor]]:
         seen.append(signal.getsignal(signal.SIGTERM))
-        return original(self, task, device)
+        return original(self, tasks, device)
 
     monkeypatch.setattr(evaluation.Worker, "compute", look)
     evaluation.run(digits("evaluate=[{metric: bpd, estimator: vlb, times: 2, images: 2}]"), tmp_path, progress=False)
@@ -160,7 +160,7 @@ def test_a_logger_gets_the_numbers_and_the_progress(tmp_path: Path) -> None:
 def test_progress_counts_what_is_on_disk(tmp_path: Path) -> None:
     worker = evaluation.Worker([evaluation.own_route(digits())])
     tasks = shards(evaluation.plan(worker), 5, tmp_path)
-    with Told(tasks[1:], ["q"], bar=False, before=len(tasks[0].indices)) as told:
+    with Told([tasks[1:]], ["q"], bar=False, before=len(tasks[0].indices)) as told:
         assert told.count()["images"] == 5
         for path in tasks[1].paths:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,18 +18,20 @@ from snrouter.evaluation.shards import Task, load_shard, save_shard, shards
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     """Every task that is computed."""
-    tasks: list[Task] = []
+    seen: list[Task] = []
+    compute, extract = evaluation.Worker.compute, evaluation.Worker.extract
 
-    def count(original: Any) -> Any:
-        def counted(self: evaluation.Worker, task: Task, given: Any) -> dict[str, torch.Tensor]:
-            tasks.append(task)
-            return original(self, task, given)  # type: ignore[no-any-return]
+    def counted(self: evaluation.Worker, tasks: Sequence[Task], device: torch.device) -> list[dict[str, torch.Tensor]]:
+        seen.extend(tasks)
+        return compute(self, tasks, device)
 
-        return counted
+    def found(self: evaluation.Worker, task: Task, measured: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(task)
+        return extract(self, task, measured)
 
-    for name in ("compute", "extract"):
-        monkeypatch.setattr(evaluation.Worker, name, count(getattr(evaluation.Worker, name)))
-    return tasks
+    monkeypatch.setattr(evaluation.Worker, "compute", counted)
+    monkeypatch.setattr(evaluation.Worker, "extract", found)
+    return seen
 
 
 EVERY_KIND = (
@@ -110,10 +112,11 @@ def test_an_unwritable_folder_is_found_before_work(tmp_path: Path) -> None:
 def test_nan_names_the_expert_and_gamma_and_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = evaluation.Worker.compute
 
-    def poisoned(self: evaluation.Worker, task: Task, device: torch.device) -> dict[str, torch.Tensor]:
+    def poisoned(self: evaluation.Worker, tasks: Sequence[Task], device: torch.device) -> list[dict[str, torch.Tensor]]:
+        (task,) = tasks
         if task.indices.start == 5 and task.job.kind == "samples":
             self._experts["quality"].network.register_forward_hook(lambda *_: torch.full((5, 1, 8, 8), torch.nan))  # type: ignore[union-attr]
-        return original(self, task, device)
+        return original(self, tasks, device)
 
     monkeypatch.setattr(evaluation.Worker, "compute", poisoned)
     with pytest.raises(NonFiniteError, match=r"expert 'quality' returned NaN or infinity at gamma=5 for 5 of 5 images"):
