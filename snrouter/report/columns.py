@@ -21,8 +21,8 @@ class Column:
         title: its own heading.
         cells: the text.
         faint: which cells are differences within the error.
-        kind: one of "run", "route", "written", "switch", "value", "detail", "difference", "published", "published difference",
-            "reference", "cost".
+        kind: one of "run", "route", "words", "written", "switch", "value", "detail", "difference", "published",
+            "published difference", "reference", "cost".
         family: that of its measure, or "".
         n: how many images, samples or repetitions its numbers are of, or "".
     """
@@ -118,11 +118,26 @@ def _measured(results: Mapping[str, Any], measure: Measure, rows: Sequence[Row],
     out = [Column(group, "", cells, family=family, n=_count(measure, rows))]
     for single in singles:
         differences = [row.differences.get(measure.key, {}).get(single, Number()) for row in rows]
-        if any(number.value is not None for number in differences):
-            cells, faint = aligned(differences, True, measure.unit), [measure.gain(number) == 0 for number in differences]
-            out.append(Column(group, f"minus {single}", cells, faint, "difference", family))
+        out += _difference(group, f"minus {single}", measure, differences)
+    if "runs" not in results:
+        own = [_from_own_interval(row, measure, rows) for row in rows]
+        out += _difference(group, "minus the spec's interval", measure, own)
     beside = [] if "runs" in results else _published(results, group, measure, rows)
     return [*out, *(replace(column, family=family) for column in (*_details(group, measure, rows), *beside))]
+
+
+def _difference(group: str, title: str, measure: Measure, differences: Sequence[Number]) -> list[Column]:
+    """A column of paired differences, where there are any."""
+    if all(number.value is None for number in differences):
+        return []
+    cells, faint = aligned(differences, True, measure.unit), [measure.gain(number) == 0 for number in differences]
+    return [Column(group, title, cells, faint, "difference", measure.family)]
+
+
+def _from_own_interval(row: Row, measure: Measure, rows: Sequence[Row]) -> Number:
+    """Of a sweep over ends of the interval, the difference from the same route on the interval that the spec has."""
+    own = {other.label for other in rows if other.rows.get(measure.key, {}).get("interval") == "the spec's"}
+    return next((number for label, number in row.differences.get(measure.key, {}).items() if label in own), Number())
 
 
 def _count(measure: Measure, rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""The cost section: what the `cost` metric measured, and network calls and seconds of every measure."""
+"""The cost section: what the `cost` metric measured, network calls made in all, and calls and seconds of every measure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from snrouter.report import html, plots
 from snrouter.report.columns import Column, work
 from snrouter.report.html import Section, section
-from snrouter.report.measures import measures
+from snrouter.report.measures import PUBLISHED, measures
 from snrouter.report.number import MISSING, Number, Unit, aligned, duration, finite, memory, power
 from snrouter.report.tables import Row, table
 
@@ -21,6 +21,8 @@ def costs(results: Mapping[str, Any]) -> Section:
         measured = [row.rows.get(measure.key, {}) if measure.metric == "cost" else {} for row in rows]
         if any(measured):
             parts.append(_measured(measured, rows, colours))
+    made = "".join(f"<li>{html.typeset(sentence)}</li>" for sentence in calls_made(results))
+    parts.append(f'<ul class="lede">{made}</ul>' if made else "")
     counted = work(results)
     if counted:
         note = (
@@ -29,6 +31,29 @@ def costs(results: Mapping[str, Any]) -> Section:
         )
         parts.append(section("Network calls", html.table(counted, rows, colours), note=note))
     return section("Cost", *parts)
+
+
+def calls_made(results: Mapping[str, Any]) -> list[str]:
+    """Network calls made in all, where routes shared them or one profile served all; nothing where a run does not say."""
+    tune = results.get("tune") or {}
+    told, said = tune.get("network_calls") or results.get("network_calls") or {}, []
+    if finite(told.get("profile")) is not None:
+        whole = told["profile"] + (told.get("pilot") or 0)
+        part = (
+            f", {whole / told['one_vlb']:.2f} of the {told['one_vlb']:,} of one VLB at as many times" if told.get("one_vlb") else ""
+        )
+        said.append(f"The profile of {tune['networks']} networks took {whole:,} network calls, its pilot among them{part}.")
+    for kind, calls in told.items():
+        if isinstance(calls, Mapping) and calls.get("alone"):
+            part = f"{calls['spent'] / calls['alone']:.2f} of the {calls['alone']:,.0f} of every route alone"
+            what = _WORK.get(kind) or PUBLISHED.get(kind, kind)
+            said.append(f"{what[0].upper()}{what[1:]} took {calls['spent']:,.0f} network calls, {part}.")
+    if told.get("exact"):
+        said.append(f"The exact ODE of the chosen route took {told['exact']:,} network calls.")
+    return said
+
+
+_WORK = {"samples": "Sampling", "quality": "Sampling"}
 
 
 def _measured(measured: Sequence[Mapping[str, Any]], rows: Sequence[Row], colours: Mapping[str, int]) -> str:

@@ -12,10 +12,13 @@ from typing import Any
 from snrouter.report import published
 from snrouter.report.columns import Column, arranged, notes, work
 from snrouter.report.combined import combine
+from snrouter.report.costs import calls_made
 from snrouter.report.measures import OF_ROUTES, Measure, measures
 from snrouter.report.number import Number
 from snrouter.report.provenance import accounts, fact
 from snrouter.report.tables import Row, experts, stamp, table
+from snrouter.report.tune import sheets
+from snrouter.report.wording import headline
 
 
 def tabulate(folders: Sequence[Path], form: str, mixed: bool = False) -> str:
@@ -42,6 +45,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     """The tables in Markdown, the best route's label bold, and how the numbers were made."""
     rows = table(results)
     parts = [f"**{_escape_markdown(stamp(rows))}**\n"] if stamp(rows) else []
+    if results.get("tune"):
+        parts += [_escape_markdown(sentence) + "\n" for sentence in headline(results)]
+    parts += [f"**{sheet.title}**{_BREAK}{_markdown_table(sheet.columns, sheet.rows)}" for sheet in sheets(results)]
     for title, shown in arranged(results):
         parts.append(f"{f'**{title}: differences**{_BREAK}' if title else ''}{_markdown_table(shown, rows)}")
     parts += [_escape_markdown(sentence) + "\n" for sentence in (*notes(results), published.source(results)) if sentence]
@@ -51,6 +57,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         if counted
         else []
     )
+    parts += [f"- {_escape_markdown(sentence)}" for sentence in calls_made(results)]
     for account in accounts(results):
         said = [*(f"{key.replace('_', ' ')} {fact(value)}" for key, value in account.facts.items())]
         said += [f"{routes}: {own}" for routes, own in account.differing.items()]
@@ -59,15 +66,17 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 _BREAK = "\n\n"
+_WORDS = ("run", "route", "words")
+"""Kinds of column that hold text, on the left."""
 
 
 def _markdown_table(shown: Sequence[Column], rows: Sequence[Row]) -> str:
     lines = [
         _pipes(_escape_markdown(column.heading) for column in shown),
-        _pipes("---" if column.kind in ("run", "route") else "---:" for column in shown),
+        _pipes("---" if column.kind in _WORDS else "---:" for column in shown),
     ]
     for i, row in enumerate(rows):
-        cells = [_escape_markdown(c.cells[i]) if c.kind in ("run", "route") else c.cells[i] for c in shown]
+        cells = [_escape_markdown(c.cells[i]) if c.kind in _WORDS else c.cells[i] for c in shown]
         lines.append(
             _pipes(f"**{cell}**" if row.best and c.kind == "route" else cell for cell, c in zip(cells, shown, strict=True))
         )

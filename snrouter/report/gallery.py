@@ -28,7 +28,8 @@ def samples(folder: Folder, share: float) -> Section:
         uri = pictures.strip(shown[row.label], side)
         if uri is not None:
             lines.append((_named(row), html.image(uri, f"samples of {row.label}")))
-    note = "" if len(lines) == 1 else "Each column starts from the same noise; the switch moves from row to row."
+    moves = "; the switch moves from row to row" if any(row.positions for row in rows) else ""
+    note = "" if len(lines) == 1 else f"Each column starts from the same noise{moves}."
     return section("Samples", html.strips(lines), note=note)
 
 

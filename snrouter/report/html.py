@@ -18,6 +18,7 @@ BEST = ' class="best"'
 _FIRST, _NAME = ' class="first"', ' class="name"'
 _HEADS = ("run", "route")
 _VARIANT = re.compile(r"(.*) (\(.*?\))(.*)", re.DOTALL)
+_NEGATIVE = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _MANY = 10
 """Columns of a table beyond which its text is smaller."""
 
@@ -66,7 +67,7 @@ def table(shown: Sequence[Column], rows: Sequence[Row], colours: Mapping[str, in
     first = [bool(groups[i]) and groups[i] != groups[i - 1] for i in range(len(kept))]
     upper, lower = list[str](), list[str]()
     for group, members in groupby(range(len(kept)), key=lambda i: groups[i]):
-        own = [(kept[i], _NAME if kept[i].kind in _HEADS else _FIRST if first[i] else "") for i in members]
+        own = [(kept[i], _NAME if kept[i].kind in (*_HEADS, "words") else _FIRST if first[i] else "") for i in members]
         if group:
             upper.append(f'<th colspan="{len(own)}"{_FIRST}>{heading(group)}</th>')
         spans = "" if group or not any(groups) else ' rowspan="2"'
@@ -96,14 +97,15 @@ def _cell(column: Column, i: int, row: Row, opens: bool, last: str, colours: Map
         return f'<th class="run">{escape(column.cells[i]) if row.run != last else ""}</th>'
     if column.kind == "route":
         return f'<th scope="row">{swatch(row.label, colours) if row.single else ""}{escape(row.label)}</th>'
-    classes = [kind for kind, holds in (("first", opens), ("faint", column.faint and column.faint[i])) if holds]
+    looks = {"first": opens, "faint": column.faint and column.faint[i], "name": column.kind == "words"}
+    classes = [kind for kind, holds in looks.items() if holds]
     named = f' class="{" ".join(classes)}"' if classes else ""
     return f"<td{named}>{typeset(column.cells[i])}</td>"
 
 
 def figure(svg: str, caption: str) -> str:
     """A plot with its caption."""
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<figure>{svg}<figcaption>{typeset(caption)}</figcaption></figure>"
 
 
 def strips(lines: Sequence[tuple[str, str]], kind: str = "samples") -> str:
@@ -130,11 +132,8 @@ def facts(told: Mapping[str, Any]) -> str:
 
 def typeset(text: str) -> str:
     """Escaped, with a minus sign before numbers and no break around ±."""
-    escaped = escape(text).replace(" = ", "\u00a0=\u00a0")
-    for digit in "0123456789":
-        escaped = escaped.replace(f" -{digit}", f" \N{MINUS SIGN}{digit}")
-        escaped = f"\N{MINUS SIGN}{escaped[1:]}" if escaped.startswith(f"-{digit}") else escaped
-    return escaped.replace(" ± ", "\u202f±\u202f")
+    escaped = _NEGATIVE.sub("\N{MINUS SIGN}", escape(text))
+    return escaped.replace(" = ", "\u00a0=\u00a0").replace(" ± ", "\u202f±\u202f")
 
 
 def swatch(label: str, colours: Mapping[str, int]) -> str:

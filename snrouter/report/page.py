@@ -17,6 +17,7 @@ from snrouter.report.gallery import samples, trace
 from snrouter.report.html import typeset
 from snrouter.report.memorisation import memorisation
 from snrouter.report.tables import stamp, table
+from snrouter.report.tune import tuned
 from snrouter.report.wording import find
 
 
@@ -87,6 +88,7 @@ def _article(folder: Folder, name: str, prefix: str, runs: int) -> str:
         f'<ul class="remarks">{remarks}</ul>' if remarks else "",
     ]
     below = [
+        *tuned(results, prefix),
         sections.results(results),
         samples(folder, 1 / runs),
         sections.curves(results, prefix),
@@ -111,8 +113,12 @@ def _article(folder: Folder, name: str, prefix: str, runs: int) -> str:
 
 
 def _kind(results: Mapping[str, Any], name: str) -> str:
-    kind = "snrouter sweep" if len(table(results)) > 1 else "snrouter run"
+    kind = f"snrouter {_command(results)}"
     sources = [
         row["protocol"][key] for row in results["results"] for key in ("data", "reference") if key in row.get("protocol", {})
     ]
     return " · ".join([kind, name, *dict.fromkeys(map(str, sources)), str(results.get("fingerprint", ""))])
+
+
+def _command(results: Mapping[str, Any]) -> str:
+    return "tune" if results.get("tune") else "sweep" if len(table(results)) > 1 else "run"

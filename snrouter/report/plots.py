@@ -1,56 +1,31 @@
-"""Plots as inline SVG.
-
-They are drawn by matplotlib without pyplot or any global backend. Their text stays text, and their colours become CSS variables
-of the page, so that one SVG serves light, dark and print; ids are prefixed, so that many may stand in one page.
-"""
+"""Plots of a run's rows: likelihood against quality, and each measure along the switch."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from snrouter.report.measures import HIGHER, Measure, measures
 from snrouter.report.number import Number
-from snrouter.report.tables import Row, experts, table
+from snrouter.report.svg import EXPERTS, INK, LINES, MUTED, STYLE, canvas, svg
+from snrouter.report.tables import SIGNS, Row, experts, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _MUTED, _RULE, _PAPER = "#000001", "#000002", "#000003", "#000004"
-_EXPERTS = ("#000011", "#000012", "#000013", "#000014")
-_VARIABLES = {_INK: "ink", _MUTED: "muted", _RULE: "rule", _PAPER: "paper"} | {
-    colour: f"expert-{i}" for i, colour in enumerate(_EXPERTS)
-}
 _MARKERS = ("s", "D", "^", "v")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "snrouter",  # the same plot is the same bytes
-    "text.parse_math": False,  # labels are people's own words
-    "axes.unicode_minus": True,
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _MUTED,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _RULE,
-    "grid.linewidth": 0.6,
-}
 
 _OFFSETS = ((10, 3), (-10, 3), (10, -14), (-10, -14), (14, 14), (-14, 14), (14, -26), (-14, -26))
 """Where a label may stand beside its point, in points, the favourite first."""
+
+_FAR = 2.0
+"""An expert alone that is farther than this many ranges of all others, in both numbers, is told and not drawn."""
+
+Point = tuple[Row, Number, Number]
+"""A route, and where it stands."""
 
 _NEAR = 0.08
 """Lines that are nearer than this part of all values have their labels beside one another."""
@@ -59,8 +34,14 @@ _NEAR = 0.08
 def expert_colours(results: Mapping[str, Any]) -> dict[str, int]:
     """Number of the colour of each expert, the low-noise one first."""
     route = (results.get("spec") or {}).get("route") or {}
-    named = [route[end] for end in ("low", "high") if end in route]
-    return {label: i % len(_EXPERTS) for i, label in enumerate(dict.fromkeys([*named, *experts(results)]))}
+    named = [route[end] for end in ("low", "high") if end in route] + list((results.get("tune") or {}).get("experts", ()))
+    return {label: i % len(EXPERTS) for i, label in enumerate(dict.fromkeys([*named, *experts(results)]))}
+
+
+def swept(results: Mapping[str, Any]) -> str:
+    """What a sweep goes along, of several what takes the most values: "eta", where there is none, "gamma_min" or "gamma_max"."""
+    taken = [row.positions for row in table(results)]
+    return max(SIGNS, key=lambda key: len({values[key] for values in taken if key in values}))
 
 
 def axes_of(results: Mapping[str, Any]) -> tuple[Measure, Measure] | None:
@@ -82,9 +63,12 @@ def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
     rows = _measured(table(results), x, y)
     if len(rows) < 2:
         return None
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(4.9, 3.9)
-        points = [(row, Number(*_known(row, x)), Number(*_known(row, y))) for row in rows]
+    points, beyond = _in_view([(row, Number(*_known(row, x)), Number(*_known(row, y))) for row in rows])
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(4.9, 3.9)
+        if beyond:
+            told = "\n".join(f"beyond: {_short(row.label)} at {dx.value:.4g}, {dy.value:.4g}" for row, dx, dy in beyond)
+            axes.set_title(told, fontsize=8.5, color=MUTED, loc="right")
         _frontier(axes, points, results)
         for point in points:
             _point(axes, *point, results)
@@ -92,7 +76,7 @@ def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
         axes.set_ylabel(_direction(y))
         axes.margins(0.08, 0.1)
         _annotate(figure, axes, points)
-        return _svg(figure, prefix)
+        return svg(figure, prefix)
 
 
 def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
@@ -119,10 +103,10 @@ def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
     near = [point for point in points if point[0].best or point[0].label in front]
     if not near:
         return None
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(4.9, 3.9)
-        axes.axvline(0, color=_EXPERTS[expert_colours(results)[across]], linewidth=1.4)
-        axes.axhline(0, color=_EXPERTS[expert_colours(results)[up]], linewidth=1.4)
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(4.9, 3.9)
+        axes.axvline(0, color=EXPERTS[expert_colours(results)[across]], linewidth=1.4)
+        axes.axhline(0, color=EXPERTS[expert_colours(results)[up]], linewidth=1.4)
         _frontier(axes, points, results)
         for point in points:
             _point(axes, *point, results)
@@ -131,7 +115,7 @@ def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
         axes.set_xlabel(_named(x, f" minus that of {_short(across)}"))
         axes.set_ylabel(_named(y, f" minus that of {_short(up)}"))
         _annotate(figure, axes, points)
-        return _svg(figure, prefix)
+        return svg(figure, prefix)
 
 
 def _window(numbers: Sequence[Number]) -> tuple[float, float]:
@@ -145,28 +129,30 @@ def _window(numbers: Sequence[Number]) -> tuple[float, float]:
 
 
 def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | None:
-    """One measure against eta, single experts as lines with bands of a standard error.
+    """One measure along a sweep, a line for each value of what else is swept.
 
-    None with fewer than two thresholds, or where all of them and the experts are equal.
+    Single experts are lines with bands of a standard error. None with fewer than two routes along it, or where all of them and the
+    experts are equal.
     """
     import matplotlib as mpl
 
     rows = _measured(table(results), measure)
-    along = [row for row in rows if row.eta is not None]
-    if len(along) < 2:
+    key = swept(results)
+    along = [row for row in rows if key in row.positions]
+    if len({row.positions[key] for row in along}) < 2:
         return None
     colours = expert_colours(results)
-    etas = [row.eta for row in along if row.eta is not None]
+    etas = [row.positions[key] for row in along]
     levels = [_known(row, measure)[0] for row in rows]
     if (max(levels) - min(levels)) * measure.unit.size < (measure.unit.finest or 0.0) or max(levels) == min(levels):
         return None
     taken = list[tuple[float, float]]()
-    values, errors = zip(*(_known(row, measure) for row in along), strict=True)
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(4.9, 3.3)
+    values = [_known(row, measure)[0] for row in along]
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(4.9, 3.3)
         for row in (row for row in rows if row.single):
             value, error = _known(row, measure)
-            colour = _EXPERTS[colours[row.label]]
+            colour = EXPERTS[colours[row.label]]
             axes.axhspan(value - error, value + error, color=colour, alpha=0.14, linewidth=0)
             axes.axhline(value, color=colour, linewidth=1.4)
             near = [start for start, level in taken if abs(level - value) < _NEAR * (max(levels) - min(levels))]
@@ -176,43 +162,69 @@ def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | No
             text = f"{_short(row.label)} alone"
             label = axes.annotate(text, (start, value), (0, 3.5), place, "offset points", color=colour, fontsize=8.5)
             label.set_in_layout(False)
-        axes.errorbar(etas, values, errors, color=_INK, ecolor=_MUTED, elinewidth=0.9, linewidth=1.2, marker="o", markersize=4)
+        lines = _lines(along, key)
+        for i, (said, members) in enumerate(lines.items()):
+            points = sorted((row.positions[key], *_known(row, measure)) for row in members)
+            look: Any = {"linestyle": LINES[i % len(LINES)], "marker": "osD^v"[i % 5], "markersize": 4, "label": said}
+            x, y, spread = zip(*points, strict=True)
+            axes.errorbar(x, y, spread, color=INK, ecolor=MUTED, elinewidth=0.9, linewidth=1.2, **look)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=8.5)
         for row, eta, value in zip(along, etas, values, strict=True):
             if row.best:
-                axes.plot([eta], [value], "o", markersize=11, markerfacecolor="none", markeredgecolor=_INK, markeredgewidth=1.4)
-        axes.set_xlabel("η, position of the switch")
+                axes.plot([eta], [value], "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
+        axes.set_xlabel({"eta": "η, position of the switch"}.get(key, f"{SIGNS[key]}, end of the interval"))
         axes.set_ylabel(_direction(measure))
         axes.locator_params(nbins=7)
         axes.margins(0.06, 0.1)
-        return _svg(figure, prefix)
+        return svg(figure, prefix)
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
+def _lines(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    """Routes of a sweep by what else than `key` they are called by."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        others = (f"{SIGNS[other]} = {value:.3g}" for other, value in row.positions.items() if other != key)
+        found.setdefault(", ".join(others), []).append(row)
+    return found
 
-    figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
-    return figure, figure.add_subplot()
+
+def _in_view(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """The points to draw, and those of experts alone that are so far away that all others would be one spot."""
+    seen, beyond = list(points), list[Point]()
+    for point in (point for point in points if point[0].single and not point[0].best):
+        others = [other for other in seen if other is not point]
+        if len(others) > 2 and all(_away(point, others, i) > _FAR for i in (1, 2)):
+            seen, beyond = others, [*beyond, point]
+    return seen, beyond
 
 
-def _frontier(axes: Axes, points: Sequence[tuple[Row, Number, Number]], results: Mapping[str, Any]) -> None:
+def _away(point: Point, others: Sequence[Point], axis: Literal[1, 2]) -> float:
+    """How far a point is from the others, in their own range."""
+    values = [other[axis].value or 0.0 for other in others]
+    low, high, own = min(values), max(values), point[axis].value or 0.0
+    return max(low - own, own - high) / (high - low or 1.0)
+
+
+def _frontier(axes: Axes, points: Sequence[Point], results: Mapping[str, Any]) -> None:
     front = {point["label"] for point in results.get("frontier") or []}
     corners: Any = sorted((x.value, y.value) for row, x, y in points if row.label in front)
     if len(corners) > 1:
         style: Any = {"drawstyle": "steps-post", "linestyle": (0, (4, 2))}
-        axes.plot(*zip(*corners, strict=True), color=_INK, linewidth=1.1, zorder=2, **style)
+        axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.1, zorder=2, **style)
 
 
 def _point(axes: Axes, row: Row, x: Number, y: Number, results: Mapping[str, Any]) -> None:
-    colour, marker, size = _INK, "o", 4.0
+    colour, marker, size = INK, "o", 4.0
     if row.single:
         number = expert_colours(results)[row.label]
-        colour, marker, size = _EXPERTS[number], _MARKERS[number], 8.0
+        colour, marker, size = EXPERTS[number], _MARKERS[number], 8.0
     at: Any = ([x.value], [y.value])
     bars: Any = {"xerr": [x.error], "yerr": [y.error]}
     axes.errorbar(*at, **bars, color=colour, alpha=0.35, linewidth=0.9, zorder=1)
     axes.plot(*at, marker, color=colour, markersize=size, zorder=3)
     if row.best:
-        axes.plot(*at, "o", markersize=12, markerfacecolor="none", markeredgecolor=_INK, markeredgewidth=1.4, zorder=4)
+        axes.plot(*at, "o", markersize=12, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4, zorder=4)
 
 
 def _room(etas: Sequence[float], values: Sequence[float], level: float, taken: Sequence[float]) -> float:
@@ -227,7 +239,7 @@ def _room(etas: Sequence[float], values: Sequence[float], level: float, taken: S
     return max(starts, key=nearest)
 
 
-def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Number]]) -> None:
+def _annotate(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     """Name the chosen route, the experts, and of the other routes in view those with room around them."""
     from matplotlib.transforms import Bbox
 
@@ -243,8 +255,8 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Nu
         if not frame.contains(px, py):
             continue
         named = row.best or row.single
-        text = _short(row.label) if row.single or row.eta is None else f"η = {row.eta:.3g}"
-        style: dict[str, Any] = {"fontweight": "bold"} if row.best else {} if row.single else {"color": _MUTED, "fontsize": 8}
+        text = row.position or _short(row.label)
+        style: dict[str, Any] = {"fontweight": "bold"} if row.best else {} if row.single else {"color": MUTED, "fontsize": 8}
         width = len(text) * (6.0 if named else 4.6)
         for dx, dy in _OFFSETS if named else _OFFSETS[:4]:
             label = Bbox.from_bounds(px + dx - (width if dx < 0 else 0), py + dy, width, 9)
@@ -259,22 +271,6 @@ def _annotate(figure: Figure, axes: Axes, points: Sequence[tuple[Row, Number, Nu
         at: Any = (x.value, y.value)
         side = "right" if dx < 0 else "left"
         axes.annotate(text, at, (dx, dy), textcoords="offset points", ha=side, va="bottom", **style).set_in_layout(False)
-
-
-def _svg(figure: Figure, prefix: str) -> str:
-    """The figure as an SVG element for HTML: no prologue, no metadata, ids of its own, colours as CSS variables."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True)
-    text = stream.getvalue()
-    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r" font-family: [^;\"]*;", "", text)  # the page's own
-    opening, _, body = text.partition(">")
-    text = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening) + ">" + body
-    text = text.replace("xlink:href=", "href=").replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
-    text = text.replace(' id="', f' id="{prefix}-')
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    return text.strip()
 
 
 def _named(measure: Measure, more: str = "") -> str:

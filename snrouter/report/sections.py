@@ -13,7 +13,7 @@ from snrouter.report.html import Section, section
 from snrouter.report.measures import measures
 from snrouter.report.number import SIGNIFICANT, Number, aligned, finite
 from snrouter.report.provenance import accounts
-from snrouter.report.tables import Row, table
+from snrouter.report.tables import SIGNS, Row, table
 from snrouter.report.wording import against, choice, difference_to, find
 
 
@@ -73,10 +73,10 @@ def _calls(results: Mapping[str, Any], row: Row) -> str:
     counted = sorted((m for m in measures(results) if row.nfe(m)), key=lambda measure: not measure.sampled)
     if not counted:
         return ""
-    own, what = row.rows[counted[0].key], "sample" if counted[0].sampled else "image"
+    own, what = row.rows[counted[0].key], "a sample" if counted[0].sampled else "an image"
     each = [f"{calls:.4g} of {name}" for name, calls in (own.get("nfe_per_expert") or {}).items() if calls]
     lines = "".join(f'<dd class="part">{escape(line)}</dd>' for line in each)
-    return f"<div><dt>network calls <small>a {what}</small></dt><dd><b>{own['nfe']:.4g}</b></dd>{lines}</div>"
+    return f"<div><dt>network calls <small>{what}</small></dt><dd><b>{own['nfe']:.4g}</b></dd>{lines}</div>"
 
 
 def trade_off(results: Mapping[str, Any], prefix: str) -> Section:
@@ -91,7 +91,7 @@ def trade_off(results: Mapping[str, Any], prefix: str) -> Section:
 
 
 def curves(results: Mapping[str, Any], prefix: str) -> Section:
-    """Each measure of the samples or the data along the switch, and routes near the frontier."""
+    """Each measure of the samples or the data along the switch or an end of the interval, and routes near the frontier."""
     axes, near = plots.axes_of(results), plots.close_up(results, f"{prefix}-near")
     closer = ""
     if near and axes:
@@ -108,11 +108,15 @@ def curves(results: Mapping[str, Any], prefix: str) -> Section:
     found = "".join(html.figure(svg, measure.title) for measure, svg in drawn if svg)
     if not found:
         return section("Near the frontier", f'<div class="pair">{closer}</div>' if closer else "")
+    key = plots.swept(results)
+    ends = "At η = 0 only the high-noise expert runs, at η = 1 only the low-noise one. " if key == "eta" else ""
     note = (
-        "At η = 0 only the high-noise expert runs, at η = 1 only the low-noise one. Bars and bands are one standard "
-        "error of each value; routes share images and noise, so that differences are known better than these suggest."
+        f"{ends}Bars and bands are one standard error of each value; routes share images and noise, so that differences are known "
+        "better than these suggest."
     )
-    return section("Along the switch", f'<div class="pair">{found}{closer}</div>', note=note)
+    return section(
+        "Along the switch" if key == "eta" else f"Along {SIGNS[key]}", f'<div class="pair">{found}{closer}</div>', note=note
+    )
 
 
 # --- parts of numbers ------------------------------------------------------------------------------------------------

@@ -1,17 +1,24 @@
 """Tables: result rows pivoted by route.
 
 Each measure becomes a column with its standard error, and the paired differences to each single expert. Routes stand in the order
-of the switch: the high-noise expert alone (eta = 0), the thresholds, the low-noise expert alone (eta = 1).
+of the switch: the high-noise expert alone (eta = 0), the thresholds, the low-noise expert alone (eta = 1); those of a tune in its
+own order.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from snrouter.report.measures import Measure, grouped, key_of, label_of, measures, number, run_named, run_of, specs
 from snrouter.report.number import Number, finite
+
+SIGNS = {"eta": "η", "gamma_min": "γ_min", "gamma_max": "γ_max"}
+"""What positions of a switch and ends of an interval are called."""
+
+_POSITION = re.compile(r"(eta|gamma_min|gamma_max)=(-?\d+(?:\.\d+)?(?:e[+-]\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Row:
         eta: of its switch, or None.
         switches: gammas of its switches.
         written: its switch as the spec has it, e.g. "denoising_end 0.8"; "" where that is eta or gamma.
-        best: whether the sweep chose it.
+        best: whether the sweep or tune chose it.
         numbers: by measure key.
         differences: by measure key and single expert's label, this route minus that expert, paired.
         rows: the result rows by measure key.
@@ -49,6 +56,19 @@ class Row:
         """Whether it is an expert alone."""
         return self.route == "single"
 
+    @property
+    def positions(self) -> dict[str, float]:
+        """What a route of a sweep is called by: eta of its switch, ends of its interval; nothing for any other."""
+        found = _POSITION.findall(self.label)
+        if ", ".join(f"{key}={value}" for key, value in found) != self.label:
+            return {}
+        return {key: self.eta if key == "eta" and self.eta is not None else float(value) for key, value in found}
+
+    @property
+    def position(self) -> str:
+        """That in words, e.g. "η = 0.2"; "" where it is called by something else."""
+        return ", ".join(f"{SIGNS[key]} = {value:.3g}" for key, value in self.positions.items())
+
     def nfe(self, measure: Measure) -> float | None:
         """Network calls a sample or an image, of one measure."""
         calls = finite(self.rows.get(measure.key, {}).get("nfe"))
@@ -63,7 +83,7 @@ def table(results: Mapping[str, Any]) -> list[Row]:
         for row in rows:
             by_route.setdefault((run_of(row), label_of(row)), {})[key_of(key)] = row
     made = [_row(run_named(results, run), run, label, rows, known) for (run, label), rows in by_route.items()]
-    return sorted(made, key=lambda row: (list(of_run).index(row.run), *_place(row, of_run[row.run])))
+    return sorted(made, key=lambda row: (list(of_run).index(row.run), *_place(row, of_run[row.run], run_named(results, row.run))))
 
 
 def experts(results: Mapping[str, Any]) -> list[str]:
@@ -80,15 +100,15 @@ def stamp(rows: Sequence[Row]) -> str:
 
 
 def _row(whole: Mapping[str, Any], run: str, label: str, rows: Mapping[str, Mapping[str, Any]], known: Sequence[Measure]) -> Row:
-    first = next(iter(rows.values()))
+    first, chosen = next(iter(rows.values())), whole.get("best") or (whole.get("tune") or {}).get("chosen") or {}
     switches = first.get("gamma_switches") or ([first["gamma_switch"]] if first.get("gamma_switch") is not None else [])
     return Row(
         label=label,
-        route=str(first.get("route", "")),
+        route="" if first.get("expert", label) != label else str(first.get("route", "")),  # a tune's "no seam" is no baseline
         eta=finite(first.get("eta")),
         switches=tuple(switches),
         written=_written(first.get("switch") or {}),
-        best=label == (whole.get("best") or {}).get("label"),
+        best=label == chosen.get("label"),
         numbers={key: number(row) for key, row in rows.items()},
         differences={
             key: {
@@ -107,8 +127,11 @@ def _written(switch: Mapping[str, Any]) -> str:
     return ", ".join(f"{unit} {value}" for unit, value in switch.items() if unit not in ("eta", "gamma", "scheduler"))
 
 
-def _place(row: Row, spec: Mapping[str, Any]) -> tuple[int, float]:
+def _place(row: Row, spec: Mapping[str, Any], whole: Mapping[str, Any]) -> tuple[float, ...]:
+    tuned = [route["label"] for route in (whole.get("tune") or {}).get("routes", ())]
+    if row.label in tuned:
+        return (0, tuned.index(row.label))
     route = spec.get("route") or {}
     if row.single:
         return ({route.get("high"): 0, route.get("low"): 2}.get(row.label, 3), 0.0)
-    return (1, row.eta) if row.eta is not None else (3, 0.0)
+    return (1, *row.positions.values()) if row.positions else (3, 0.0)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from snrouter.report import advice
 from snrouter.report.measures import HIGHER, PUBLISHED, Measure, measures
 from snrouter.report.number import SIGNIFICANT, Number
 from snrouter.report.tables import Row, table
@@ -52,10 +53,12 @@ def headline(results: Mapping[str, Any]) -> list[str]:
 
 def find(results: Mapping[str, Any]) -> Finding:
     """What was found in one run."""
-    rows, judged = table(results), _judged(results)
+    rows, judged, tune = table(results), _judged(results), results.get("tune")
     routes, singles = [row for row in rows if not row.single], [row for row in rows if row.single]
     if not rows:
         return Finding("Nothing was evaluated.")
+    if tune:
+        return _tuned(results, tune, rows, judged)
     if len(rows) == 1:
         return Finding(_lone(rows[0], measures(results)))
     if not judged:
@@ -69,18 +72,29 @@ def find(results: Mapping[str, Any]) -> Finding:
     if not routes:
         first = _apart(singles, judged)
     elif not singles:
-        first = f"Of the switches, {name(chosen)} is {rule}."
+        first = f"Of the {_several(routes)}, {name(chosen)} is {rule}."
     elif chosen.single:
-        first = f"No switch is chosen: {name(chosen)} is {rule}."
+        first = f"No {_kind(routes)} is chosen: {name(chosen)} is {rule}."
     else:
         first = _finding(told, routes, singles, judged)
     picked = len(routes) if not chosen.single else 0
-    return Finding(first, told, others, _principal(judged), [*_untold(results, judged), *_caveats(rows, picked)])
+    return Finding(first, told, others, _principal(judged), [*_untold(results, judged), *_caveats(rows, picked, _several(routes))])
+
+
+def _tuned(results: Mapping[str, Any], tune: advice.Tune, rows: Sequence[Row], judged: Sequence[Measure]) -> Finding:
+    """The route that a tune advises."""
+    told = next((row for row in rows if row.best), None)
+    others = [row for row in reversed(rows) if row.single and row is not told]
+    names = {measure.metric: measure.name for measure in reversed(judged)}
+    remarks = [*advice.remarks(tune), *_untold(results, judged), *_caveats(rows, len(rows), "routes")]
+    return Finding(advice.advice(tune, names), told, others, _principal(judged), remarks)
 
 
 def choice(results: Mapping[str, Any]) -> str:
     """The rule that chose the best route, e.g. "the lowest in bits/dim of the routes whose ..."; "" where none was chosen."""
-    best = results.get("best") or {}
+    best, tune = results.get("best") or {}, results.get("tune")
+    if tune and not best:
+        return advice.rule(tune)
     if not any(row.best for row in table(results)):
         return ""
     names = {measure.metric: measure.name for measure in reversed(_asked(results))}
@@ -96,14 +110,16 @@ def choice(results: Mapping[str, Any]) -> str:
 def _finding(told: Row, routes: Sequence[Row], singles: Sequence[Row], judged: Sequence[Measure]) -> str:
     unbeaten = [single for single in singles if not _beats(told, single, judged)]
     if not unbeaten:
-        return f"Switching at {name(told)} beats {_all(singles)}{_how(told, singles, judged)}."
+        opening = {"switch": "Switching at ", "end": "The route with "}.get(_kind(routes), "")
+        return f"{opening}{name(told)} beats {_all(singles)}{_how(told, singles, judged)}."
     losing = f"{name(told)}, does not beat {_and([single.label for single in unbeaten], 'or')}"
     why = "; ".join(_why(told, single, judged) for single in unbeaten)
     others = [name(row) for row in routes if all(_beats(row, single, judged) for single in singles)]
-    which = "chosen switch" if told.best else f"switch {_most(judged[0])} in {judged[0].name}"
+    kind = _kind(routes)
+    which = f"chosen {kind}" if told.best else f"{kind} {_most(judged[0])} in {judged[0].name}"
     if others:
         return f"The {which}, {losing}: {why}. Of the others, {_and(others)} would."
-    return f"No switch beats {_all(singles)}. The {which}, {losing}: {why}."
+    return f"No {kind} beats {_all(singles)}. The {which}, {losing}: {why}."
 
 
 def _apart(singles: Sequence[Row], judged: Sequence[Measure]) -> str:
@@ -145,7 +161,7 @@ def _numbers(row: Row, singles: Sequence[Row], judged: Sequence[Measure]) -> lis
     told = []
     for measure in judged:
         number = row.numbers.get(measure.key, Number())
-        told.append(f"{measure.title} at {name(row)}{where}: {measure.text(number)}")
+        told.append(f"{measure.title} {'at' if row.positions else 'of'} {name(row)}{where}: {measure.text(number)}")
         told[-1] += "".join(f"; {against(row, single, measure)}" for single in singles) + "."
         where = ""
     return [sentence[0].upper() + sentence[1:] for sentence in told]
@@ -177,8 +193,8 @@ def _untold(results: Mapping[str, Any], judged: Sequence[Measure]) -> list[str]:
     return said
 
 
-def _caveats(rows: Sequence[Row], picked: int) -> list[str]:
-    """How errors are meant, and that one of `picked` switches was chosen."""
+def _caveats(rows: Sequence[Row], picked: int, what: str) -> list[str]:
+    """How errors are meant, and that one of `picked` of what was compared was chosen."""
     said = []
     if any(pairs for row in rows for pairs in row.differences.values()):
         said.append(
@@ -188,7 +204,7 @@ def _caveats(rows: Sequence[Row], picked: int) -> list[str]:
     elif any(row.single for row in rows):
         said.append("No paired differences were recorded, so nothing is claimed about improvement.")
     if picked > 1:
-        said.append(f"The choice, one of {picked} switches, was made on the numbers shown, which flatters it a little.")
+        said.append(f"The choice, one of {picked} {what}, was made on the numbers shown, which flatters it a little.")
     return said
 
 
@@ -254,7 +270,17 @@ def name(row: Row) -> str:
     """What a route is called in a sentence."""
     if row.single:
         return f"{row.label} alone"
-    return row.label if row.eta is None else f"η = {row.eta:.3g}"
+    return row.position or f'"{row.label}"'
+
+
+def _kind(routes: Sequence[Row]) -> str:
+    """What the routes of a sweep differ in."""
+    keys = {key for row in routes for key in row.positions}
+    return "switch" if keys == {"eta"} else "end" if keys and "eta" not in keys else "route"
+
+
+def _several(routes: Sequence[Row]) -> str:
+    return {"switch": "switches", "end": "ends"}.get(_kind(routes), "routes")
 
 
 def _all(singles: Sequence[Row]) -> str:
