@@ -25,7 +25,7 @@ from snrouter.plugins.registry import BUILTIN
 from snrouter.recipe import Recipe
 from snrouter.schedules import SCHEDULES
 from snrouter.spec.components import arguments_model
-from snrouter.spec.models import Bounds, PublishedValue, Spec, Sweep
+from snrouter.spec.models import Bounds, PublishedValue, Spec, Sweep, Tune
 
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
@@ -40,8 +40,15 @@ TYPES = {  # of the spec's own keys, where a schema says less than a person want
     "reference": "[dataset](#datasets)",
     "evaluate": "list of [metrics](#metrics)",
     "sweep": "[sweep](#sweep)",
+    "tune": "[tune](#tune)",
     "published": "path, or what the [file](#published) holds",
     "train": "mapping of names to [recipes](#train)",
+}
+
+TUNE_TYPES = {
+    "above": "mapping of experts to [positions](#positions)",
+    "gamma_min": "list of [positions](#positions)",
+    "gamma_max": "list of [positions](#positions)",
 }
 
 DEFAULTS = {"solver": "`{type: ode}`", "interval": "`{gamma_min: -13.3, gamma_max: 5.0}`"}
@@ -56,12 +63,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def spec() -> str:
-    """Keys of a spec, of its interval, its sweep and its recipes."""
+    """Keys of a spec, of its interval, its sweep, its `tune` and its recipes."""
     return "\n\n".join(
         [
             _fields(Spec, TYPES, DEFAULTS, {"extends": "string"}),
             f"### interval\n\n{_fields(Bounds)}",
             f"### sweep\n\n{_fields(Sweep, {'switches': 'list of [positions](#positions)'})}",
+            f"### tune\n\nSee [the best route](tune.md).\n\n{_fields(Tune, TUNE_TYPES)}",
             f"### published\n\n`source: {{title, arxiv, table}}` and `rows`, each of which takes\n\n{_fields(PublishedValue)}",
             f"### train\n\nEach entry is a recipe that `snrouter train` runs.\n\n{_fields(Recipe)}",
         ]
