@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from snrouter.errors import SupportError
 from snrouter.evaluation.possible import constraints_of, own_bounds, seams_label
 from snrouter.evaluation.profiles import Measured
+from snrouter.evaluation.results import Paired, paired
 from snrouter.evaluation.routes import Route, own_route
 from snrouter.evaluation.rows import Row
 from snrouter.gamma import GammaInterval
 from snrouter.metrics.base import SampleMetric
-from snrouter.metrics.likelihood.estimate import standard_error
 from snrouter.router.base import GammaPolicy
 from snrouter.router.piecewise import Single
 from snrouter.router.threshold import Threshold
@@ -92,34 +92,39 @@ def written(policy: GammaPolicy) -> dict[str, Any]:
     return {"type": "piecewise", "pieces": [*body, {"expert": names[-1]}]}
 
 
-def beaten(rows: Sequence[Row], safe: Collection[str]) -> dict[str, str]:
-    """Which routes another beats in both bits/dim and quality, by more than two paired standard errors, and by which.
+class Beaten(NamedTuple):
+    """By which route, and by how much in bits/dim and in quality."""
+
+    by: str
+    difference: Mapping[str, Paired]
+
+
+def beaten(rows: Sequence[Row], found: Candidates) -> dict[str, Beaten]:
+    """Which routes another beats in both bits/dim and quality, by more than two paired standard errors.
+
+    The route that the likelihood asks for stays, and of the lone experts the one of the best quality, which the choice is held to.
 
     Args:
         rows: of all routes.
-        safe: labels of those that are never dropped.
+        found: what they were.
     """
     of = {metric: _by_label(rows, metric) for metric in ("bpd", QUALITY)}
     labels = [label for label in of["bpd"] if label in of[QUALITY]]
-    lost = {}
+    singles = [label for label in labels if label in found.singles]
+    safe = {found.best, *sorted(singles, key=lambda label: float(of[QUALITY][label].columns["value"]))[:1]}
+    lost = dict[str, Beaten]()
     for label in labels:
-        by = [other for other in labels if all(_above(by_label[label], by_label[other]) for by_label in of.values())]
-        if by and label not in safe:
-            lost[label] = min(by, key=lambda other: float(of["bpd"][other].columns["value"]))
+        by = {other: {name: paired(seen[label], seen[other]) for name, seen in of.items()} for other in labels if other != label}
+        above = [other for other, each in by.items() if all(d.difference > 2 * d.standard_error for d in each.values())]
+        if above and label not in safe:
+            first = min(above, key=lambda other: float(of["bpd"][other].columns["value"]))
+            lost[label] = Beaten(first, by[first])
     return lost
 
 
 def _by_label(rows: Sequence[Row], metric: str) -> Mapping[str, Row]:
     """The first row of each route by that metric."""
     return {row.columns["label"]: row for row in reversed(rows) if row.columns["metric"] == metric}
-
-
-def _above(row: Row, other: Row) -> bool:
-    """Whether a number is higher by more than two paired standard errors."""
-    if row is other or row.influence is None or other.influence is None:
-        return False
-    difference = float(row.columns["value"] - other.columns["value"])
-    return difference > 2 * standard_error(row.influence - other.influence)
 
 
 class _Found:

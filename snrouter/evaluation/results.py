@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -102,6 +102,20 @@ def results_of(worker: Worker, jobs: Sequence[Job], out: Path, partial: bool) ->
 _ROUTE = ("route", "expert", "gamma_switch", "gamma_switches")
 
 
+class Paired(NamedTuple):
+    """A difference of two routes that share images, or noise, and its standard error."""
+
+    difference: float
+    standard_error: float
+
+
+def paired(row: Row, other: Row) -> Paired:
+    """How far one row's number is above another's of the same metric; NaN where either has no influences."""
+    if row.influence is None or other.influence is None:
+        return Paired(math.nan, math.nan)
+    return Paired(row.columns["value"] - other.columns["value"], standard_error(row.influence - other.influence))
+
+
 def compare(rows: Sequence[Row]) -> None:
     """Add to each row its paired differences to the single experts, and over ends to the same route on the spec's interval."""
     for row in rows:
@@ -111,10 +125,7 @@ def compare(rows: Sequence[Row]) -> None:
             )
             alike = row.metric == other.metric and (same or other.columns["route"] == "single") and row is not other
             if alike and row.influence is not None and other.influence is not None:
-                row.columns.setdefault("paired", {})[other.columns["label"]] = {
-                    "difference": row.columns["value"] - other.columns["value"],
-                    "standard_error": standard_error(row.influence - other.influence),
-                }
+                row.columns.setdefault("paired", {})[other.columns["label"]] = paired(row, other)._asdict()
 
 
 def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:

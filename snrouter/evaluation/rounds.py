@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snrouter.evaluation.candidates import Candidates, beaten, policy_of
+from snrouter.evaluation.candidates import Beaten, Candidates, beaten, policy_of
 from snrouter.evaluation.jobs import plan
 from snrouter.evaluation.profiles import Measured
 from snrouter.evaluation.results import SHOWN, compare
@@ -24,18 +24,15 @@ from snrouter.metrics.base import SampleMetric
 ROUNDS = (0.25, 1.0)
 """How many of the samples that the metrics ask for each round has, in whole shards."""
 
-WORTH = 60.0
-"""Seconds that one process must have to do at least for others to be started, which takes as long as ten seconds of work."""
-
 SCORED = "those that the route was not chosen on"
 
 
 class Round(NamedTuple):
-    """So many samples of so many routes, and which were dropped then, by label, and what they are beaten by."""
+    """So many samples of so many routes, and which were dropped then, by label."""
 
     samples: int
     routes: Sequence[str]
-    dropped: Mapping[str, str]
+    dropped: Mapping[str, Beaten]
 
 
 class Drawn(NamedTuple):
@@ -74,20 +71,18 @@ def draw_rounds(found: Candidates, measured: Measured, scored_on: Tensor, limit:
         site: where and how to compute.
     """
     bounds = {route.label: _bound(route, measured, scored_on) for route in found.routes}
-    routes, safe = list(found.routes), {found.best, *found.singles}
+    routes = list(found.routes)
     rows, rounds, last = dict[str, list[Row]](), list[Round](), list[Job]()
-    seconds = math.inf  # a sample of every route
     sizes = _sizes(Worker(routes), limit)
     for number, size in enumerate(sizes):
         worker = Worker(routes)
         jobs = [job for job in plan(worker, max(size, 1)) if job.kind == "samples"]
-        here = site.alone() if size <= worker.spec.batch_size or size * seconds < WORTH else site
+        here = site.alone() if size <= worker.spec.batch_size else site
         here._replace(fresh=site.fresh and number == 0).carry_out(worker, jobs)
         made = Made(worker, jobs, site.out, {(i, ("measure", 0)): bounds[route.label] for i, route in enumerate(routes)})
         told = site.read(worker, jobs, partial(summarise, made))
         ends = number + 1 == len(sizes)
-        lost = {} if ends else beaten(told, safe)
-        seconds = sum(float(made.rows(job.route, ("samples", None))["seconds"].mean()) for job in jobs)
+        lost = {} if ends else beaten(told, found)
         last += [job for job in jobs if ends or routes[job.route].label in lost]
         rounds += [Round(size, [route.label for route in routes], lost)] if size else []
         rows |= {route.label: _kept(told, route.label, route.label in lost) for route in routes}

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from snrouter.evaluation.candidates import QUALITY, Candidates, policy_of, written
+from snrouter.evaluation.candidates import QUALITY, Beaten, Candidates, policy_of, written
 from snrouter.evaluation.possible import constraints_of, own_bounds
 from snrouter.evaluation.profiles import Measured
 from snrouter.evaluation.rounds import Drawn
@@ -86,7 +86,7 @@ def report(tuned: Tuned) -> dict[str, Any]:
             "metric": QUALITY,
             "rounds": [
                 {"samples": samples, "routes": list(routes)}
-                | {"dropped": [{"label": label, "beaten_by": by} for label, by in dropped.items()]}
+                | {"dropped": [_dropped(label, beaten) for label, beaten in dropped.items()]}
                 for samples, routes, dropped in drawn.rounds
             ],
         }
@@ -164,6 +164,13 @@ def _curves(tuned: Tuned) -> dict[str, Any]:
         value, deviation = profile.curve(name)
         error[name] = {"value": value.tolist(), "standard_error": deviation.tolist()}
     return {"edges": profile.edges.tolist(), "gamma": ((profile.edges[:-1] + profile.edges[1:]) / 2).tolist(), "error": error}
+
+
+def _dropped(label: str, beaten: Beaten) -> dict[str, Any]:
+    away = {
+        name: {"value": paired.difference, "standard_error": paired.standard_error} for name, paired in beaten.difference.items()
+    }
+    return {"label": label, "beaten_by": beaten.by, "difference": away}
 
 
 def _route(tuned: Tuned, route: Route) -> dict[str, Any]:

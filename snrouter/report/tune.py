@@ -198,7 +198,7 @@ def _rounds(tune: Tune) -> Sheet:
     quality = tune.get("quality") or {}
     told, metric = quality.get("rounds") or [], quality.get("metric", "")
     labels = [f"{turn['samples']:,}" for turn in told]
-    gone = [", ".join(f"{out['label']} (by {out['beaten_by']})" for out in turn.get("dropped") or []) or "none" for turn in told]
+    gone = [", ".join(_beaten(out, metric) for out in turn.get("dropped") or []) or "none" for turn in told]
     columns = [
         Column("", "samples", labels, kind="route"),
         Column("", "routes", [str(len(turn["routes"])) for turn in told]),
@@ -206,9 +206,17 @@ def _rounds(tune: Tune) -> Sheet:
     ]
     note = (
         f"A route is dropped when another is better in both bits/dim and {PUBLISHED.get(metric, metric)} by more than "
-        f"{SIGNIFICANT:g} paired standard errors; experts alone and the likelihood's own route stay."
+        f"{SIGNIFICANT:g} paired standard errors; the likelihood's own route and the expert of the best quality stay."
     )
     return Sheet("Quality, round by round", note, [_row(label, tune, False) for label in labels], columns)
+
+
+def _beaten(out: Mapping[str, Any], metric: str) -> str:
+    """A dropped route, the one that beats it, and by how much."""
+    by = {name: number(told).text(signed=True) for name, told in (out.get("difference") or {}).items()}
+    names = {"bpd": "bits/dim", metric: PUBLISHED.get(metric, metric)}
+    said = ": " + ", ".join(f"{names.get(name, name)} {text}" for name, text in by.items()) if by else ""
+    return f"{out['label']} (by {out['beaten_by']}{said})"
 
 
 def _differences(title: str, told: Sequence[Mapping[str, Any]]) -> Column:

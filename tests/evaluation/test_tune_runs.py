@@ -14,7 +14,7 @@ from small_runs import CLASSIFIER
 from snrouter import evaluation, spec
 from snrouter.errors import SpecError, SupportError
 from snrouter.evaluation import processes
-from snrouter.evaluation.candidates import beaten, written
+from snrouter.evaluation.candidates import Candidates, beaten, written
 from snrouter.evaluation.rows import Row
 from snrouter.router.piecewise import Piecewise, Single, Stretch
 from snrouter.router.threshold import Threshold
@@ -246,12 +246,16 @@ def test_a_route_is_dropped_only_where_another_is_better_in_both_beyond_doubt() 
             for i, (metric, value) in enumerate((("bpd", bpd), ("fid", fid)))
         ]
 
-    best, worse, finer, single = rows("best", 1.0, 5.0), rows("worse", 1.1, 5.1), rows("finer", 1.1, 4.9), rows("single", 3.0, 9.0)
-    assert beaten([*best, *worse, *finer, *single], {"single"}) == {"worse": "best"}
+    found = Candidates([], "best", ["single", "other"])
+    best, worse, finer = rows("best", 1.0, 5.0), rows("worse", 1.1, 5.1), rows("finer", 1.1, 4.9)
+    single, other = rows("single", 3.0, 9.0), rows("other", 2.0, 10.0)  # the finer expert is kept, for the choice is held to it
+    lost = beaten([*best, *worse, *finer, *single, *other], found)
+    assert {label: lost[label].by for label in lost} == {"worse": "best", "other": "best"}
+    assert lost["worse"].difference["fid"] == pytest.approx((0.1, 0.0))
     doubtful = rows("worse", 1.1, 5.1, own=1.0)  # its own noise is larger than how far it is behind
-    assert beaten([*best, *doubtful], set()) == {}
+    assert beaten([*best, *doubtful], found) == {}
     nowhere = [Row({"label": "nowhere", "metric": "bpd", "value": 9.0}, 0, noise, {})]  # not measured by both
-    assert beaten([*best, *nowhere], set()) == {}
+    assert beaten([*best, *nowhere], found) == {}
 
 
 @pytest.mark.parametrize(
