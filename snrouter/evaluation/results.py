@@ -128,12 +128,17 @@ def compare(rows: Sequence[Row]) -> None:
                 row.columns.setdefault("paired", {})[other.columns["label"]] = paired(row, other)._asdict()
 
 
-def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
+def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float, likelihood: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The frontier of (bits/dim, Frechet distance), and the best route.
 
     The best has the lowest bits/dim of the routes whose distance is not demonstrably above the lowest of the single experts: by no
     more than `tolerance` and two paired standard errors. A route one of whose numbers is not finite, such as the distance of a
     single sample, takes no part; without experts to compare with, or switches to choose from, none is the best.
+
+    Args:
+        rows: of results, with their paired differences.
+        tolerance: how far above the lowest single expert's distance is no matter.
+        likelihood: bits/dim by label that the best is chosen by: those of other images, lest the choice flatter the rows' own.
     """
     kept = [row for row in rows if math.isfinite(row["value"])]
     first = {name: {row["label"]: row for row in reversed(kept) if row["metric"] == name} for name in ("bpd", "fid")}
@@ -156,7 +161,7 @@ def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, 
         return bool(paired["difference"] <= tolerance + 2 * paired["standard_error"])
 
     candidates = [i for i, label in enumerate(labels) if allowed(first["fid"][label])]
-    chosen = min(candidates, key=lambda i: (*points[i], i))
+    chosen = min(candidates, key=lambda i: ((likelihood or {}).get(labels[i], points[i][0]), points[i][1], i))
     return front | {"best": named(chosen) | {"against": finest["label"], "quality_tolerance": tolerance}}
 
 

@@ -71,7 +71,10 @@ def tune(
     choice = best_route(measured.profile, constraints_of(asked), **ends, seed=seed)
     found = candidates(document, asked, measured, choice)
     drawn = draw_rounds(found, measured, choice.scored_on, limit, site)
-    trade = trade_off(drawn.columns, document.spec.sweep.quality_tolerance if document.spec.sweep else 0.0)
+    unscored = measured.profile.subset(choice.chosen_on)
+    likelihood = {route.label: unscored.vlb(policy_of(route), route.bounds).value for route in found.routes}
+    tolerance = document.spec.sweep.quality_tolerance if document.spec.sweep else 0.0
+    trade = trade_off(drawn.columns, tolerance, likelihood)
     label = trade.get("best", {}).get("label", found.best)
     (chosen,) = (route for route in found.routes if route.label == label)
     exact = _exact(document, chosen, measured, choice, min(asked.exact_images, len(measured.profile)), site)
