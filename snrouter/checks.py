@@ -21,6 +21,7 @@ from snrouter.doctor import Check
 from snrouter.errors import SpecError
 from snrouter.evaluation import Worker, own_route, plan, run, sweep, sweep_routes
 from snrouter.evaluation.logs import numbers
+from snrouter.evaluation.profiles import prepared
 from snrouter.evaluation.worker import DTYPES
 from snrouter.experts.checkpoints import card_path
 from snrouter.metrics.base import PairMetric
@@ -29,6 +30,7 @@ from snrouter.probe import IMAGES, Probe, probe
 from snrouter.router.threshold import Threshold
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
+from snrouter.spec.models import Tune
 
 COUNTED = {"samples": "samples", "measure": "images", "reconstructions": "reconstructions", "route": "repetitions"}
 """What the indices of each kind of job are."""
@@ -74,6 +76,9 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
         for swept in routes:
             smooth_pieces(worker.expert(swept), swept.bounds, "sample")
         yield Check("sweep", True, f"{len(routes)} routes: {', '.join(swept.label for swept in routes)}")
+    if spec.tune != Tune():
+        tune = document.tuning()
+        yield Check("tune", True, f"it chooses among {', '.join(tune.experts or ())} on {prepared(document, tune).images} images")
     jobs = plan(Worker(routes))
     compares = any(isinstance(metric, PairMetric) and metric.against for metric in worker.metrics)
     if jobs:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from snrouter import cli
+from snrouter.cli.options import folder_of
 from snrouter.experts.checkpoints import card_path, save_checkpoint
 from snrouter.experts.networks import build
 
@@ -169,6 +170,15 @@ def test_validate_tells_each_level(snrouter: Any, oracles: Path) -> None:
     assert "2 pieces cover [-12, 4]" in out
 
 
+def test_validate_checks_what_tune_is_asked_for(snrouter: Any) -> None:
+    code, out, _ = snrouter("validate", "digits", "--set=tune={experts: [quality, likelihood], images: 40}", *SMALL)
+    assert code == 0
+    assert "ok tune: it chooses among quality, likelihood on 40 images" in out
+    code, _, err = snrouter("validate", "digits", "--set=tune={seams: 9, exactly: true, times: 8}", *SMALL)
+    assert code == 2
+    assert "tune: no route over [-7.86, 5] in 8 cells keeps exactly 9 seams" in err
+
+
 def test_validate_warns_of_images_that_are_measured_and_trained_on(snrouter: Any) -> None:
     for split, told in (("train", "ok overlap: no image of data is"), ("test", "warning overlap: 400 of 400 images of data are")):
         code, out, _ = snrouter("validate", "digits", f"--set=reference.split={split}")
@@ -249,6 +259,14 @@ def test_each_command_has_its_own_folder(snrouter: Any, tmp_path: Path) -> None:
     assert snrouter("sample", "digits", "-n", "2", "--devices", "1", *SMALL)[0] == 0
     assert snrouter("run", "digits", "--devices", "1", *SMALL)[0] == 0
     assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {"digits-sample", "digits-run"}
+
+
+def test_a_tuned_spec_runs_in_a_folder_by_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert folder_of(None, "run", "runs/digits-tune/tuned.yaml") == Path("runs/digits-tune-tuned-run")
+    assert folder_of(None, "run", "tuned.yaml") == Path(f"runs/{tmp_path.name}-tuned-run")
+    assert folder_of(None, "run", "runs/digits-tune/other.yaml") == Path("runs/other-run")
+    assert folder_of(Path("here"), "run", "runs/digits-tune/tuned.yaml") == Path("here")
 
 
 def test_an_interrupt_says_that_work_is_kept(snrouter: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from snrouter.metrics.base import SampleMetric
 from snrouter.router.base import GammaPolicy
 from snrouter.router.piecewise import Single
 from snrouter.router.threshold import Threshold
+from snrouter.search.routes import Constraints, best_routes
 from snrouter.search.tune import Choice, best_route
 from snrouter.spec import Document
 from snrouter.spec.models import Tune
@@ -32,11 +34,13 @@ class Candidates(NamedTuple):
         routes: with `evaluate` holding the bound, and then every metric of samples that the spec has.
         best: label of the one that the likelihood asks for.
         singles: labels of lone experts.
+        allowed: labels of those that may be chosen: all but lone experts that do not keep what `tune` asks for.
     """
 
     routes: Sequence[Route]
     best: str
     singles: Sequence[str]
+    allowed: Sequence[str]
 
 
 def candidates(document: Document, tune: Tune, measured: Measured, choice: Choice) -> Candidates:
@@ -46,14 +50,14 @@ def candidates(document: Document, tune: Tune, measured: Measured, choice: Choic
         own = own_bounds(measured.experts[name], choice.bounds)
         if own.length > 0:
             found.add(name, Single(name), own)
-    singles = list(found.routes)
+    singles, constraints = list(found.routes), constraints_of(tune)
+    barred = [name for name in singles if not _may_run_alone(name, measured, constraints, choice.bounds)]
     most = len(choice.policy.seams)
-    for seams, policy in sorted(choice.routes.items()):
-        if seams < most:
-            found.add(seams_label(seams), policy, choice.bounds)
+    for row in choice.table:
+        if row.seams < most:
+            found.add(seams_label(row.seams), row.policy, choice.bounds)
     best = found.add(seams_label(most), choice.policy, choice.bounds)
     quality = quality_expert(document, tune, choice.policy)
-    constraints = constraints_of(tune)
     for gamma in _heights(quality, tune.candidates, measured, choice):
         above = replace(constraints, above={**constraints.above, quality: gamma})
         ends = {"gamma_min": [choice.bounds.gamma_min], "gamma_max": [choice.bounds.gamma_max]}
@@ -64,7 +68,15 @@ def candidates(document: Document, tune: Tune, measured: Measured, choice: Choic
         begins = policy.route[1][-1] if policy.seams else choice.bounds.gamma_min  # not above that gamma, but it may be below
         found.add(f"{quality} above {begins:.3g}", policy, choice.bounds)
     routes = [*(route for label, route in found.routes.items() if label not in singles), *(found.routes[name] for name in singles)]
-    return Candidates(routes, best, singles)
+    return Candidates(routes, best, singles, [label for label in found.routes if label not in barred])
+
+
+def _may_run_alone(name: str, measured: Measured, constraints: Constraints, bounds: GammaInterval) -> bool:
+    """Whether a lone expert keeps the constraints on the whole interval."""
+    try:
+        return bool(best_routes(measured.profile, replace(constraints, experts=(name,)), bounds))
+    except SupportError:
+        return False
 
 
 def quality_expert(document: Document, tune: Tune, policy: GammaPolicy) -> str:
@@ -92,6 +104,16 @@ def written(policy: GammaPolicy) -> dict[str, Any]:
     return {"type": "piecewise", "pieces": [*body, {"expert": names[-1]}]}
 
 
+def written_metrics(document: Document, kept: Callable[[Any], bool]) -> list[dict[str, Any]]:
+    """Some of the metrics of `evaluate` as a spec has them."""
+    return [part for part, metric in zip(document.dump()["evaluate"], document.metrics(), strict=True) if kept(metric)]
+
+
+def likelihood(measured: Measured, **keys: Any) -> dict[str, Any]:
+    """Bits/dim of the profile's images as a spec has it: of a density where they have no levels."""
+    return {"metric": "bpd"} | keys | ({} if measured.levels is not None else {"dequantization": "none"})
+
+
 class Beaten(NamedTuple):
     """By which route, and by how much in bits/dim and in quality."""
 
@@ -100,7 +122,7 @@ class Beaten(NamedTuple):
 
 
 def beaten(rows: Sequence[Row], found: Candidates) -> dict[str, Beaten]:
-    """Which routes another beats in both bits/dim and quality, by more than two paired standard errors.
+    """Which routes another that may be chosen beats in both bits/dim and quality, by more than two paired standard errors.
 
     The route that the likelihood asks for stays, and of the lone experts the one of the best quality, which the choice is held to.
 
@@ -114,7 +136,8 @@ def beaten(rows: Sequence[Row], found: Candidates) -> dict[str, Beaten]:
     safe = {found.best, *sorted(singles, key=lambda label: float(of[QUALITY][label].columns["value"]))[:1]}
     lost = dict[str, Beaten]()
     for label in labels:
-        by = {other: {name: paired(seen[label], seen[other]) for name, seen in of.items()} for other in labels if other != label}
+        rivals = [other for other in labels if other != label and other in found.allowed]
+        by = {other: {name: paired(seen[label], seen[other]) for name, seen in of.items()} for other in rivals}
         above = [other for other, each in by.items() if all(d.difference > 2 * d.standard_error for d in each.values())]
         if above and label not in safe:
             first = min(above, key=lambda other: float(of["bpd"][other].columns["value"]))
@@ -132,21 +155,18 @@ class _Found:
 
     def __init__(self, document: Document, measured: Measured, bounds: GammaInterval) -> None:
         self.bounds = bounds
-        kept = [
-            part
-            for part, metric in zip(document.dump()["evaluate"], document.metrics(), strict=True)
-            if isinstance(metric, SampleMetric)
-        ]
-        bound = {"metric": "bpd", "estimator": "vlb", "times": measured.profile.times}
-        bound |= {} if measured.levels is not None else {"dequantization": "none"}
+        bound = likelihood(measured, estimator="vlb", times=measured.profile.times)
+        kept = written_metrics(document, lambda metric: isinstance(metric, SampleMetric))
         self.document = document.with_parts(evaluate=[bound, *kept])
         self.routes: dict[str, Route] = {}
 
     def add(self, label: str, policy: GammaPolicy, bounds: GammaInterval) -> str:
-        """The label under which the route is there now, its own unless it was."""
+        """The label under which the route is there now; another's label is numbered."""
         for known, route in self.routes.items():
             if policy_of(route).route == policy.route and route.bounds == bounds:
                 return known
+        numbered = (f"{label} ({k})" for k in itertools.count(2))
+        label = next(one for one in itertools.chain([label], numbered) if one not in self.routes)
         route = own_route(self.document.with_route(written(policy)))
         columns = dict(route.columns) | ({} if bounds == self.bounds else {"interval": "own support"})
         self.routes[label] = replace(route, label=label, bounds=bounds, columns=columns)

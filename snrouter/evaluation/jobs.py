@@ -87,8 +87,13 @@ def make_job(worker: Worker, number: int, kind: Kind, metric: int | None, count:
     if metric is not None:
         depends["metric"] = route.document.identity(plugins.metrics, spec.evaluate[metric], ("evaluate", metric))
         depends["reference"] = worker.reference.content_hash() if worker.reference is not None else None
-    what = spec.evaluate[metric].name if metric is not None else kind
-    return Job(kind, number, metric, count, fingerprint(depends), what)
+    return Job(kind, number, metric, count, fingerprint(depends), kind if metric is None else _named(worker, metric))
+
+
+def _named(worker: Worker, metric: int) -> str:
+    """A metric's name, with its estimator where it has several."""
+    name, estimator = worker.spec.evaluate[metric].name, getattr(worker.metrics[metric], "estimator", None)
+    return f"{name}/{estimator}" if estimator else name
 
 
 def protocol(worker: Worker, number: int, kind: Kind) -> dict[str, Any]:

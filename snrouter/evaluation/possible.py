@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 
-from snrouter.errors import SupportError
+from snrouter.errors import SpecError, SupportError
 from snrouter.experts.base import Expert
+from snrouter.experts.discrete import Discrete
 from snrouter.gamma import GammaInterval
 from snrouter.search.cells import cells, marks
 from snrouter.search.profile import Profile
@@ -39,44 +42,55 @@ def own_bounds(expert: Expert, bounds: GammaInterval) -> GammaInterval:
     )
 
 
-def check_possible(experts: Mapping[str, Expert], tune: Tune) -> None:
+def check_possible(experts: Mapping[str, Expert], tune: Tune, times: int, levels: int | None) -> None:
     """Refuse what cannot be: every end must lie in some support, and some pair of ends must have a route.
 
+    Args:
+        experts: that may run.
+        tune: what is asked for, resolved.
+        times: cells of the profile.
+        levels: of the images; None for continuous data.
+
     Raises:
+        SpecError: for pixels on other levels than those of the data.
         SupportError: naming the gammas that no expert covers, or what no route can keep.
     """
-    named = {name: expert for name, expert in experts.items() if tune.order is None or name in tune.order}
-    supports = ", ".join(f"{name} {expert.support}" for name, expert in named.items())
+    for name, expert in experts.items():
+        for part in expert.modules():
+            if isinstance(part, Discrete) and levels not in (None, part.levels):
+                raise SpecError(f"expert {name!r}: levels: expected the {levels} of the data, got {part.levels}")
+    supports = ", ".join(f"{name} {expert.support}" for name, expert in experts.items())
     for key, ends in (("gamma_min", tune.gamma_min), ("gamma_max", tune.gamma_max)):
         for end in ends:
-            if not any(_supports(expert, end) for expert in named.values()):
+            if not any(_supports(expert, end) for expert in experts.values()):
                 raise SupportError(f"no expert that may run supports {key}={end:g}; supports: {supports}")
     narrowest = GammaInterval(tune.gamma_min[-1], tune.gamma_max[0])
-    gap = _gap(named, narrowest)
+    gap = _gap(experts, narrowest)
     if gap is not None:
         raise SupportError(f"no expert that may run covers gamma in {gap}; supports: {supports}")
     for name, gamma in tune.above.items():
         if gamma < narrowest.gamma_max and _gap({name: experts[name]}, GammaInterval(gamma, narrowest.gamma_max)):
             where = GammaInterval(gamma, narrowest.gamma_max)
             raise SupportError(f"above: {name!r} cannot run everywhere in {where}; its support is {experts[name].support}")
-    if not any(_has_route(experts, tune, GammaInterval(low, high)) for low in tune.gamma_min for high in tune.gamma_max):
+    if not _has_route(experts, tune, times):
         kept = [f"{'exactly' if tune.exactly else 'at most'} {seams_label(tune.seams)}"]
         kept += [f"the order {', '.join(tune.order)}"] if tune.order else []
         kept += [f"{name} above gamma={gamma:g}" for name, gamma in tune.above.items()]
-        raise SupportError(f"no route over {widest(tune)} keeps {' and '.join(kept)}; supports: {supports}")
+        raise SupportError(f"no route over {widest(tune)} in {times} cells keeps {' and '.join(kept)}; supports: {supports}")
 
 
-def _has_route(experts: Mapping[str, Expert], tune: Tune, bounds: GammaInterval) -> bool:
+def _has_route(experts: Mapping[str, Expert], tune: Tune, times: int) -> bool:
     """Whether the search finds a route in a profile without any error measured, which only tells who may be asked where."""
-    edges = cells(bounds, tune.times, None, marks(experts, tune.gamma_min, tune.gamma_max))
+    edges = cells(widest(tune), times, None, marks(experts, tune.gamma_min, tune.gamma_max))
     gamma = ((edges[:-1] + edges[1:]) / 2)[None]
     none = torch.zeros(1, dtype=torch.float64)
     covered = {name: torch.tensor([[_supports(expert, at) for at in gamma[0].tolist()]]) for name, expert in experts.items()}
     errors = {name: torch.where(there, 0.0, torch.nan).double() for name, there in covered.items()}
-    try:
-        return bool(best_routes(Profile(edges, gamma, errors, none, {bounds.gamma_min: none}, {}, 1), constraints_of(tune)))
-    except SupportError:
-        return False
+    profile = Profile(edges, gamma, errors, none, dict.fromkeys(tune.gamma_min, none), {}, 1)
+    for bounds in itertools.product(tune.gamma_min, tune.gamma_max):
+        with suppress(SupportError):
+            return bool(best_routes(profile, constraints_of(tune), bounds))
+    return False
 
 
 def _supports(expert: Expert, gamma: float) -> bool:

@@ -164,15 +164,40 @@ def compute_alone(worker: Worker, jobs: Sequence[Job], out: Path, progress: bool
 
 
 def _make(worker: Worker, part: Sequence[Task], device: torch.device) -> None:
-    """Make what is not on disk: the shards, and then those that are made of them as they were written."""
+    """Make what is not on disk: the shards, and then those that are made of them as they were written.
+
+    Raises:
+        SnrouterError: when a route fails; what can be made of the others is on disk.
+    """
     lacking = [task for task in part if not _intact(task.path)]
-    for task, rows in zip(lacking, worker.compute(lacking, device) if lacking else [], strict=True):
+    try:
+        made = worker.compute(lacking, device) if lacking else []
+    except SnrouterError as error:
+        if len(part) > 1:
+            _make_each(worker, part, device)
+            return
+        if len(worker.routes) > 1 and not lacking[0].job.cells:
+            raise type(error)(f"{worker.routes[lacking[0].job.route].label}: {error}") from error
+        raise
+    for task, rows in zip(lacking, made, strict=True):
         save_shard(task.path, rows)
     for task in part:
         later = [one for one in task.then if not one.done]
         rows = load_shard(task.path) if later else {}
         for one in later:
             save_shard(one.path, worker.extract(one, rows))
+
+
+def _make_each(worker: Worker, part: Sequence[Task], device: torch.device) -> None:
+    """Make the shards of a part that failed one by one, and raise the first error when all are through."""
+    errors = []
+    for task in part:
+        try:
+            _make(worker, [task], device)
+        except SnrouterError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _intact(path: Path) -> bool:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from snrouter.errors import SpecError
 from snrouter.evaluation.jobs import make_job
@@ -37,7 +36,6 @@ class Measured(NamedTuple):
         experts: by name.
         networks: names of those that call a network.
         levels: of the images; None for continuous data.
-        seconds: that each image took [N].
         pilot: network calls of the pilot.
         key: fingerprint of all that the profile depends on.
     """
@@ -46,7 +44,6 @@ class Measured(NamedTuple):
     experts: Mapping[str, Expert]
     networks: tuple[str, ...]
     levels: int | None
-    seconds: Tensor
     pilot: int
     key: str
 
@@ -64,16 +61,12 @@ def measure(document: Document, tune: Tune, limit: int | None, site: Site) -> Me
         SpecError: when there are no images, or too few.
         SupportError: when no route that `tune` allows is within the experts' supports.
     """
-    worker = Worker([_alone(document, name) for name in tune.experts or ()])
-    count = _count(document, worker, tune, limit)
-    experts: dict[str, Expert] = {route.label: worker.expert(route) for route in worker.routes}
-    document.at(("tune",), partial(check_possible, experts, tune))
-    levels, interval = _levels(document, worker), widest(tune)
-    few, times = budget(count, tune.times)
+    worker, experts, levels, count = prepared(document, tune, limit)
+    interval = widest(tune)
+    few, times = budget(count, tune.times, document.spec.batch_size)  # one shard, for which no process is started
     pilot = None
     if few:
-        few = min(few, document.spec.batch_size)  # one shard, for which no process is started
-        pilot, _ = _made(worker, Cells(tuple(cells(interval, tune.times).tolist()), levels, repeat=1), few, "pilot", site)
+        pilot = _made(worker, Cells(tuple(cells(interval, tune.times).tolist()), levels, repeat=1), few, "pilot", site)
     edges = cells(interval, times, pilot, marks(experts, tune.gamma_min, tune.gamma_max))
     lowest = {
         own_bounds(expert, GammaInterval(end, interval.gamma_max)).gamma_min
@@ -81,17 +74,42 @@ def measure(document: Document, tune: Tune, limit: int | None, site: Site) -> Me
         for end in tune.gamma_min
     }
     asked = Cells(tuple(edges.tolist()), levels, tuple(sorted(lowest)))
-    profile, seconds = _made(worker, asked, count, "profile", site)
+    profile = _made(worker, asked, count, "profile", site)
     spent = 0 if pilot is None else round(float(pilot.spent.sum()))
     return Measured(
         profile,
         experts,
         tuple(name for name, calls in profile.calls.items() if bool(calls.any())),
         levels,
-        seconds,
         spent,
         _job(worker, asked, count, "profile").key,
     )
+
+
+class Prepared(NamedTuple):
+    """What is profiled.
+
+    Attributes:
+        worker: with a route of each expert alone.
+        experts: by name.
+        levels: of the images; None for continuous data.
+        images: how many.
+    """
+
+    worker: Worker
+    experts: Mapping[str, Expert]
+    levels: int | None
+    images: int
+
+
+def prepared(document: Document, tune: Tune, limit: int | None = None) -> Prepared:
+    """Load data and experts, and refuse what cannot be tuned; see `measure`."""
+    worker = Worker([_alone(document, name) for name in tune.experts or ()])
+    count = _count(document, worker, tune, limit)
+    experts: dict[str, Expert] = {route.label: worker.expert(route) for route in worker.routes}
+    levels, times = _levels(document, worker), budget(count, tune.times, document.spec.batch_size)[1]
+    document.at(("tune",), partial(check_possible, experts, tune, times, levels))
+    return Prepared(worker, experts, levels, count)
 
 
 def _alone(document: Document, name: str) -> Route:
@@ -126,8 +144,7 @@ def _job(worker: Worker, asked: Cells, count: int, what: str) -> Job:
     return Job("profile", 0, None, count, fingerprint({"experts": each, "cells": asked}), what, cells=asked)
 
 
-def _made(worker: Worker, asked: Cells, count: int, what: str, site: Site) -> tuple[Profile, Tensor]:
-    """The profile, and the seconds that each image took."""
+def _made(worker: Worker, asked: Cells, count: int, what: str, site: Site) -> Profile:
     job = _job(worker, asked, count, what)
     site.carry_out(worker, [job])
     rows = site.read(worker, [job], partial(collect, job, worker.spec.batch_size, site.out))
@@ -136,4 +153,4 @@ def _made(worker: Worker, asked: Cells, count: int, what: str, site: Site) -> tu
     edges = torch.tensor(asked.edges, dtype=torch.float64)
     found, names = Profile.from_rows(rows, edges, dimensions), [route.label for route in worker.routes]
     errors, calls = ({name: told[name] for name in names} for told in (found.errors, found.calls))  # files keep no order
-    return replace(found, errors=errors, calls=calls), rows["seconds"]
+    return replace(found, errors=errors, calls=calls)

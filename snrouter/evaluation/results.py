@@ -41,7 +41,7 @@ class Results:
         document: the spec.
         fingerprint: of the whole run.
         partial: whether a limit cut it short.
-        extras: of a sweep: `network_calls`; `frontier` (rows no other beats) and `best`, where there is a trade-off.
+        extras: of a sweep: `network_calls`, where known; `frontier` (rows no other beats) and `best`, where there is a trade-off.
         samples: the first images by route label, [n, C, H, W] in [-1, 1].
         trace: on the way of a few samples, by route label: predicted images [K, m, C, H, W], and the gammas [K], descending, where
             they were predicted.
@@ -95,7 +95,8 @@ def results_of(worker: Worker, jobs: Sequence[Job], out: Path, partial: bool) ->
         compare(rows)
         sweep = worker.spec.sweep
         results.extras |= trade_off(results.rows, sweep.quality_tolerance if sweep else 0.0)
-        results.extras["network_calls"] = network_calls(jobs, worker.spec.batch_size, out)
+        calls = network_calls(jobs, worker.spec.batch_size, out)
+        results.extras |= {"network_calls": calls} if calls else {}
     return results
 
 
@@ -116,6 +117,11 @@ def paired(row: Row, other: Row) -> Paired:
     return Paired(row.columns["value"] - other.columns["value"], standard_error(row.influence - other.influence))
 
 
+def _lone(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of an expert alone that others are compared with, and not of the ends that a sweep goes over."""
+    return bool(row["route"] == "single" and row.get("interval") not in ("the spec's", "swept"))
+
+
 def compare(rows: Sequence[Row]) -> None:
     """Add to each row its paired differences to the single experts, and over ends to the same route on the spec's interval."""
     for row in rows:
@@ -123,7 +129,7 @@ def compare(rows: Sequence[Row]) -> None:
             same = other.columns.get("interval") == "the spec's" and all(
                 row.columns.get(key) == other.columns.get(key) for key in _ROUTE
             )
-            alike = row.metric == other.metric and (same or other.columns["route"] == "single") and row is not other
+            alike = row.metric == other.metric and (same or _lone(other.columns)) and row is not other
             if alike and row.influence is not None and other.influence is not None:
                 row.columns.setdefault("paired", {})[other.columns["label"]] = paired(row, other)._asdict()
 
@@ -133,12 +139,13 @@ def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float, likelihood: M
 
     The best has the lowest bits/dim of the routes whose distance is not demonstrably above the lowest of the single experts: by no
     more than `tolerance` and two paired standard errors. A route one of whose numbers is not finite, such as the distance of a
-    single sample, takes no part; without experts to compare with, or switches to choose from, none is the best.
+    single sample, takes no part; without experts to compare with, or routes to choose from, none is the best.
 
     Args:
         rows: of results, with their paired differences.
         tolerance: how far above the lowest single expert's distance is no matter.
-        likelihood: bits/dim by label that the best is chosen by: those of other images, lest the choice flatter the rows' own.
+        likelihood: bits/dim by label of the routes to choose from, which the best is chosen by: those of other images, lest the
+            choice flatter the rows' own. All routes by their rows when left out.
     """
     kept = [row for row in rows if math.isfinite(row["value"])]
     first = {name: {row["label"]: row for row in reversed(kept) if row["metric"] == name} for name in ("bpd", "fid")}
@@ -151,7 +158,7 @@ def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float, likelihood: M
         return {"label": labels[i], "bpd": points[i][0], "fid": points[i][1]}
 
     front = {"frontier": [named(i) for i in frontier(points)]}
-    singles = [first["fid"][label] for label in labels if first["fid"][label]["route"] == "single"]
+    singles = [first["fid"][label] for label in labels if _lone(first["fid"][label])]
     if len(singles) in (0, len(labels)):
         return front
     finest = min(singles, key=lambda row: row["value"])
@@ -160,8 +167,11 @@ def trade_off(rows: Sequence[Mapping[str, Any]], tolerance: float, likelihood: M
         paired = row.get("paired", {}).get(finest["label"], {"difference": 0.0, "standard_error": 0.0})
         return bool(paired["difference"] <= tolerance + 2 * paired["standard_error"])
 
-    candidates = [i for i, label in enumerate(labels) if allowed(first["fid"][label])]
-    chosen = min(candidates, key=lambda i: ((likelihood or {}).get(labels[i], points[i][0]), points[i][1], i))
+    heights = {label: bpd for label, (bpd, _) in zip(labels, points, strict=True)} if likelihood is None else likelihood
+    candidates = [i for i, label in enumerate(labels) if label in heights and allowed(first["fid"][label])]
+    if not candidates:
+        return front
+    chosen = min(candidates, key=lambda i: (heights[labels[i]], points[i][1], i))
     return front | {"best": named(chosen) | {"against": finest["label"], "quality_tolerance": tolerance}}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snrouter.evaluation.candidates import Beaten, Candidates, beaten, policy_of
+from snrouter.evaluation.candidates import QUALITY, Beaten, Candidates, beaten, policy_of
 from snrouter.evaluation.jobs import plan
 from snrouter.evaluation.profiles import Measured
 from snrouter.evaluation.results import SHOWN, compare
@@ -106,14 +106,14 @@ def _kept(rows: Sequence[Row], label: str, lost: bool) -> list[Row]:
 def _bound(route: Route, measured: Measured, scored_on: Tensor) -> dict[str, Tensor]:
     """What a measure of the bound would give, from the profile."""
     estimate = measured.profile.subset(scored_on).vlb(policy_of(route), route.bounds)
-    rows = {"values": estimate.values, "seconds": measured.seconds[scored_on]}
-    rows |= {f"term/{name}": term.values for name, term in estimate.terms.items()}
+    rows = {"values": estimate.values} | {f"term/{name}": term.values for name, term in estimate.terms.items()}
     return rows | {f"nfe/{name}": torch.full_like(estimate.values, calls) for name, calls in estimate.nfe_per_expert.items()}
 
 
 def _sizes(worker: Worker, limit: int | None) -> list[int]:
-    """Samples of each round; one round of none where no metric asks for any."""
+    """Samples of each round: all at once where no route can be dropped, none where no metric asks for any."""
     context, step = worker.context(worker.routes[0]), worker.spec.batch_size
     asked = max((metric.count(context) for metric in worker.metrics if isinstance(metric, SampleMetric)), default=0)
     asked = asked if limit is None else min(asked, limit)
-    return sorted({min(asked, step * math.ceil(asked * part / step)) for part in ROUNDS})
+    decides = any(part.name == QUALITY for part in worker.spec.evaluate)
+    return sorted({min(asked, step * math.ceil(asked * part / step)) for part in (ROUNDS if decides else ROUNDS[-1:])})

@@ -75,7 +75,8 @@ def _thresholds(document: Document, switches: Sequence[float]) -> list[Route]:
     """The spec's threshold route at every switch of `sweep`."""
     route, sweep = document.spec.route, document.spec.sweep
     if not isinstance(document.policy(), Threshold):
-        raise SpecError(f"sweep needs route {{type: threshold, ...}}, got {route.name!r}; write the two experts as low and high")
+        said = "write the two experts as low and high, or in sweep switches: []"
+        raise SpecError(f"sweep needs route {{type: threshold, ...}}, got {route.name!r}; {said}")
     routes: list[Route] = []
     for i, switch in enumerate(switches):
         eta = document.bounds.eta(switch)

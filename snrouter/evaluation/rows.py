@@ -112,7 +112,6 @@ def _row(made: Made, number: int, position: int, measured: dict[str, Tensor]) ->
     route, metric = worker.routes[number], worker.metrics[position]
     kind, _ = source(metric, position)
     nfe = {name.removeprefix("nfe/"): float(v.mean()) for name, v in measured.items() if name.startswith("nfe/")}
-    seconds = float(measured["seconds"].sum())
     summary = metric.summarise(worker.context(route), measured)
     told = protocol(worker, number, kind) | dict(summary.protocol)
     columns = {
@@ -126,7 +125,7 @@ def _row(made: Made, number: int, position: int, measured: dict[str, Tensor]) ->
         "standard_error": summary.standard_error,
         "n": summary.n or (len(summary.influence) if summary.influence is not None else len(measured["seconds"])),
         **({"nfe": sum(nfe.values()), "nfe_per_expert": nfe} if nfe else {}),
-        "seconds": seconds,
+        **({"seconds": float(measured["seconds"].sum())} if "seconds" in measured else {}),
         **({"terms": summary.terms} if summary.terms else {}),
         "protocol": {key: value for key, value in told.items() if value is not None},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,10 @@ Kind = Literal["samples", "features", "measure", "reconstructions", "trace", "ro
 """What a job makes: samples; what a network finds in them; a metric of each image of the data; the data encoded by the flow and
 decoded again; the way of a few samples; a metric of the route itself, by one process while no other computes; the denoising errors
 of all the worker's routes."""
+
+
+SHARED: tuple[Kind, ...] = ("samples", "measure")
+"""Kinds of which routes may have network calls in common."""
 
 
 class Cells(NamedTuple):
@@ -53,7 +57,7 @@ class Job:
             may use what is made.
         count: number of indices, 0 ... count - 1.
         key: fingerprint of everything that its result depends on.
-        what: a word for it, e.g. "samples" or "bpd".
+        what: a word for it, e.g. "samples" or "bpd/vlb".
         then: jobs on what this one made, shard by shard.
         cells: of a profile.
     """
@@ -116,8 +120,9 @@ def shard_path(out: Path, job: Job, shard: range) -> Path:
 
 
 def shards(jobs: Sequence[Job], size: int, out: Path) -> list[Task]:
-    """Every shard of these jobs."""
-    return [_task(job, shard, out) for job in jobs for shard in job.shards(size)]
+    """Every shard of these jobs, those of several jobs once."""
+    tasks = [_task(job, shard, out) for job in jobs for shard in job.shards(size)]
+    return list({tuple(task.paths): task for task in reversed(tasks)}.values())[::-1]
 
 
 def missing(jobs: Sequence[Job], size: int, out: Path) -> list[Task]:
@@ -131,7 +136,7 @@ def together(tasks: Sequence[Task], bounds: Sequence[GammaInterval], processes: 
     Args:
         tasks: what is to be made.
         bounds: of each route.
-        processes: as many parts are there at least, if there are as many tasks.
+        processes: how many share the parts, one each in turn; what is left for the last turn is divided among all.
 
     Returns:
         The parts, long ones first.
@@ -139,15 +144,16 @@ def together(tasks: Sequence[Task], bounds: Sequence[GammaInterval], processes: 
     alike: dict[Hashable, list[Task]] = {}
     for number, task in enumerate(tasks):
         job = task.job
-        shared = job.kind in ("samples", "measure")
-        key = (job.kind, job.metric, bounds[job.route], task.indices) if shared else number
+        key = (job.kind, job.metric, bounds[job.route], task.indices) if job.kind in SHARED else number
         alike.setdefault(key, []).append(task)
-    parts = [tuple(part) for part in alike.values()]
-    while len(parts) < min(processes, len(tasks)):
-        longest = parts.pop(max(range(len(parts)), key=lambda i: len(parts[i])))
+    parts = _long_first(tuple(part) for part in alike.values())
+    turns = len(parts) - len(parts) % processes
+    parts, last = parts[:turns], parts[turns:]
+    while last and len(last) < min(processes, sum(map(len, last))):
+        longest = last.pop(max(range(len(last)), key=lambda i: len(last[i])))
         half = len(longest) // 2
-        parts += [longest[:half], longest[half:]]
-    return sorted(parts, key=lambda part: (-sum(len(task.indices) for task in part), part[0].job.kind))
+        last += [longest[:half], longest[half:]]
+    return _long_first([*parts, *last])
 
 
 def forget(jobs: Sequence[Job], out: Path) -> None:
@@ -199,20 +205,33 @@ def collect(job: Job, size: int, out: Path, first: int | None = None) -> dict[st
     return joined
 
 
-def network_calls(jobs: Sequence[Job], size: int, out: Path) -> dict[str, dict[str, float]]:
-    """Network calls by what jobs make, over all routes: `spent`, those that were made, and `alone`, what every route takes alone.
+def tell_spent(tasks: Sequence[Task], made: Sequence[dict[str, Tensor]], spent: Sequence[Tensor]) -> None:
+    """Add to shards that were made together the calls made for each and none before it, and which one was made before it."""
+    before = [tasks[0], *tasks]
+    for task, rows, calls in zip(before, made, spent, strict=False):
+        rows |= {"spent": calls, "after": torch.full(calls.shape, _number(task.job))}
 
-    Of jobs whose routes may share calls; jobs that are there twice, in parts, count once.
+
+def network_calls(jobs: Sequence[Job], size: int, out: Path) -> dict[str, dict[str, float]]:
+    """Network calls by what jobs make, over all routes: `spent`, those that their shards took, and `alone`, what each takes alone.
+
+    Of jobs whose routes may share calls, shards that several have counted once; nothing of what is made where a shard does not say
+    it, or was made with one of a job that is not among these.
     """
     found: dict[str, dict[str, float]] = {}
-    for path, what in {shard_path(out, job, shard): job.what for job in jobs for shard in job.shards(size)}.items():
-        with safe_open(path, framework="pt") as file:
+    unknown = set[str]()
+    there = {(_number(job), shard) for job in jobs for shard in job.shards(size)}
+    for task in shards([job for job in jobs if job.kind in SHARED], size, out):
+        with safe_open(task.path, framework="pt") as file:
             names = file.keys()
-            if "spent" in names and any(name.startswith("nfe/") for name in names):
-                told = found.setdefault(what, {"spent": 0.0, "alone": 0.0})
-                told["spent"] += float(file.get_tensor("spent").sum())
-                told["alone"] += sum(float(file.get_tensor(name).sum()) for name in names if name.startswith("nfe/"))
-    return found
+            calls = {name: float(file.get_tensor(name).sum()) for name in names if name == "spent" or name.startswith("nfe/")}
+            after = int(file.get_tensor("after")[0]) if "after" in names else None
+        if (after, task.indices) not in there:
+            unknown.add(task.job.what)
+        told = found.setdefault(task.job.what, {"spent": 0.0, "alone": 0.0})
+        told["spent"] += calls.pop("spent", 0.0)
+        told["alone"] += sum(calls.values())
+    return {what: told for what, told in found.items() if told["alone"] and what not in unknown}
 
 
 def load_shard(path: Path) -> dict[str, Tensor]:
@@ -256,6 +275,15 @@ def remove_damaged(jobs: Sequence[Job], size: int, out: Path) -> list[Path]:
 def _task(job: Job, indices: range, out: Path) -> Task:
     then = tuple(_task(later, indices, out) for later in job.then if indices.start < later.count)
     return Task(job, indices, shard_path(out, job, indices), then)
+
+
+def _long_first(parts: Iterable[tuple[Task, ...]]) -> list[tuple[Task, ...]]:
+    return sorted(parts, key=lambda part: (-sum(len(task.indices) for task in part), part[0].job.kind))
+
+
+def _number(job: Job) -> int:
+    """The key of a job as tensors hold it, int64."""
+    return int(job.key, 16) - (1 << 63)
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

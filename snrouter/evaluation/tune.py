@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import save
 
 from snrouter.errors import SpecError
-from snrouter.evaluation.candidates import candidates, policy_of
+from snrouter.evaluation.candidates import candidates, likelihood, policy_of, written_metrics
 from snrouter.evaluation.jobs import plan, run_fingerprint
 from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.logs import log_results
@@ -72,9 +72,10 @@ def tune(
     found = candidates(document, asked, measured, choice)
     drawn = draw_rounds(found, measured, choice.scored_on, limit, site)
     unscored = measured.profile.subset(choice.chosen_on)
-    likelihood = {route.label: unscored.vlb(policy_of(route), route.bounds).value for route in found.routes}
+    allowed = (route for route in found.routes if route.label in found.allowed)
+    heights = {route.label: unscored.vlb(policy_of(route), route.bounds).value for route in allowed}
     tolerance = document.spec.sweep.quality_tolerance if document.spec.sweep else 0.0
-    trade = trade_off(drawn.columns, tolerance, likelihood)
+    trade = trade_off(drawn.columns, tolerance, heights)
     label = trade.get("best", {}).get("label", found.best)
     (chosen,) = (route for route in found.routes if route.label == label)
     exact = _exact(document, chosen, measured, choice, min(asked.exact_images, len(measured.profile)), site)
@@ -119,7 +120,6 @@ def _exact(document: Document, chosen: Route, measured: Measured, choice: Choice
 
 def _exact_metric(document: Document, measured: Measured, count: int) -> dict[str, Any]:
     """The spec's own exact bits/dim, or the default one, from the ends of the interval."""
-    written = zip(document.dump()["evaluate"], document.metrics(), strict=True)
-    own = [part for part, metric in written if isinstance(metric, BitsPerDim) and metric.estimator == "ode"]
-    kept = {key: value for key, value in (own or [{"metric": "bpd"}])[0].items() if key != "gamma_0"}
-    return kept | {"images": count} | ({} if measured.levels is not None else {"dequantization": "none"})
+    own = written_metrics(document, lambda metric: isinstance(metric, BitsPerDim) and metric.estimator == "ode")
+    kept = {key: value for key, value in (own or [{}])[0].items() if key != "gamma_0"}
+    return likelihood(measured, **kept | {"images": count})

@@ -11,14 +11,15 @@ import torch
 import yaml
 from torch import Tensor
 
-from snrouter.evaluation.candidates import QUALITY, Beaten, Candidates, policy_of, written
+from snrouter.evaluation.candidates import QUALITY, Beaten, Candidates, likelihood, policy_of, written, written_metrics
 from snrouter.evaluation.possible import constraints_of, own_bounds
 from snrouter.evaluation.profiles import Measured
 from snrouter.evaluation.rounds import Drawn
 from snrouter.evaluation.routes import Route
 from snrouter.evaluation.shards import network_calls
 from snrouter.gamma import GammaInterval
-from snrouter.metrics.likelihood.estimate import Term
+from snrouter.metrics.bits_per_dim import BitsPerDim
+from snrouter.metrics.likelihood.estimate import Estimate, Term
 from snrouter.router.base import GammaPolicy
 from snrouter.search.tune import Choice, optimism
 from snrouter.spec import Document
@@ -81,7 +82,7 @@ def report(tuned: Tuned) -> dict[str, Any]:
             | {"difference": _told(end.difference), "chosen": end.chosen, "exact": _exact(exact.values.get(end.bounds))}
             for end in choice.ends
         ]
-    if drawn.rounds:
+    if drawn.rounds and any(row["metric"] == QUALITY for row in drawn.columns):
         told["quality"] = {
             "metric": QUALITY,
             "rounds": [
@@ -96,8 +97,13 @@ def report(tuned: Tuned) -> dict[str, Any]:
         told["exact"] = {"label": chosen.label, "images": len(values), **_told(Term.of(values)), "vlb": _told(bound)}
         told["exact"]["difference"] = _told(Term.of(values - bound.values))
     told["chosen"] = {"label": chosen.label, "pieces": pieces(policy_of(chosen), chosen.bounds), "expected": expected(tuned)}
-    told["chosen"]["spec"] = FILE
+    told["chosen"] |= {"on_all_images": _told(_on_all(tuned)) | {"images": len(profile)}, "spec": FILE}
     return told
+
+
+def _on_all(tuned: Tuned) -> Estimate:
+    """The chosen route's bound on all images of the profile."""
+    return tuned.measured.profile.vlb(policy_of(tuned.chosen), tuned.chosen.bounds)
 
 
 def expected(tuned: Tuned) -> dict[str, dict[str, float]]:
@@ -121,21 +127,30 @@ def pieces(policy: GammaPolicy, bounds: GammaInterval) -> list[dict[str, Any]]:
 def spec_text(tuned: Tuned) -> str:
     """The spec with the chosen route and interval, and what to expect of it, as a YAML file."""
     document, chosen = tuned.document, tuned.chosen
+    bounds = written_metrics(document, lambda metric: isinstance(metric, BitsPerDim) and metric.estimator == "vlb")
     spec = document.dump() | {"route": written(policy_of(chosen)), "interval": chosen.bounds._asdict()}
+    if not bounds:
+        images, times = len(tuned.measured.profile), tuned.measured.profile.times
+        spec["evaluate"].insert(0, likelihood(tuned.measured, estimator="vlb", times=times, images=images))
     for key in ("tune", "sweep"):
         spec.pop(key, None)
     *low, high = pieces(policy_of(chosen), chosen.bounds)
     runs = ", ".join([*(f"{piece['expert']} up to gamma = {piece['to']:.4g}" for piece in low), f"then {high['expert']}"])
     lines = [f"Made by `snrouter tune`: {runs if low else high['expert'] + ' alone'}.", "Expected of it:"]
     for name, row in _own_rows(tuned).items():
-        lines.append(f"  {row.get('title', name)} {row['value']:.4g} ± {row['standard_error']:.2g} ({_of(row)})")
+        lines.append(f"  {row.get('title', name)} {_number(row['value'], row['standard_error'])} ({_of(tuned, row)})")
     return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(spec, sort_keys=False)
 
 
-def _of(row: Mapping[str, Any]) -> str:
+def _of(tuned: Tuned, row: Mapping[str, Any]) -> str:
     if row["metric"] == "bpd":
-        return f"the bound, on {row['n']} images that it was not chosen on"
-    return f"on {row['n']} samples"
+        whole, images = _on_all(tuned), len(tuned.measured.profile)
+        return f"the bound, on {row['n']} images that it was not chosen on; {_number(*_told(whole).values())} on all {images}"
+    return f"on {row['n']} samples" + (" that candidates were compared by" if row["metric"] == QUALITY else "")
+
+
+def _number(value: float, error: float) -> str:
+    return f"{value:.4g} ± {error:.2g}"
 
 
 def _told(term: Term) -> dict[str, float]:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from snrouter.data.base import ImageData
 from snrouter.draws import Draws
-from snrouter.errors import SpecError
+from snrouter.errors import PluginError, SpecError
 from snrouter.evaluation.routes import Route
-from snrouter.evaluation.shards import Cells, Job, Kind, Task
+from snrouter.evaluation.shards import SHARED, Cells, Job, Kind, Task, tell_spent
 from snrouter.evaluation.trace import Trace, Traced
 from snrouter.experts.base import Expert
-from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric, SampleMetric, network_calls
+from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric, SampleMetric, Shared, network_calls
 from snrouter.metrics.features.base import compact, found
 from snrouter.plugins import entry_points as plugins
 from snrouter.router.offload import Offloaded, Stage
@@ -129,18 +129,21 @@ class Worker:
     def compute(self, tasks: Sequence[Task], device: torch.device) -> list[dict[str, Tensor]]:
         """Per-index tensors [B, ...] of shards that are made together: of one kind and the same indices, on routes of one interval.
 
-        Where routes share network calls, `spent` are those made for one and for none before it. `seconds` divide the time of all in
-        proportion to the calls that each takes alone.
+        Where routes share network calls, `spent` are those made for one and for none before it, and `after` says which that was.
+        `seconds` divide the time of all in proportion to the calls that each takes alone.
+
+        Raises:
+            PluginError: when a metric does not measure a route that it is asked for.
         """
         job, indices = tasks[0].job, tasks[0].indices
         routes = [self.routes[task.job.route] for task in tasks]
         experts = {route.label: self.expert(route, device) for route in routes}
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision(job.kind) == "bfloat16"):
-            if job.kind == "samples":
-                made = self._samples(routes[0], device, experts, indices)
-            elif job.kind == "measure":
-                made = self._measured(job, routes[0], device, experts, indices)
+            if job.kind in SHARED:
+                shared = (self._samples if job.kind == "samples" else self._measured)(job, routes[0], device, experts, indices)
+                made = [shared.rows[label] for label in experts]
+                tell_spent(tasks, made, [shared.spent[label] for label in experts])
             else:
                 made = [self._alone(job, route, device, experts[route.label], indices) for route in routes]
         seconds = time.perf_counter() - started
@@ -165,20 +168,24 @@ class Worker:
         return list(dict.fromkeys(name for route in self.routes for name in route.document.policy().experts))
 
     def _samples(
-        self, route: Route, device: torch.device, experts: Mapping[str, Expert], indices: Sequence[int]
-    ) -> list[dict[str, Tensor]]:
+        self, job: Job, route: Route, device: torch.device, experts: Mapping[str, Expert], indices: Sequence[int]
+    ) -> Shared:
         drawn = self._drawn(route, device, experts, indices)
         each = torch.ones(len(indices), dtype=torch.float64)
-        return [_solved(solution) | {"spent": drawn.spent[label] * each} for label, solution in drawn.solutions.items()]
+        rows = {label: _solved(solution) for label, solution in drawn.solutions.items()}
+        return Shared(rows, {label: calls * each for label, calls in drawn.spent.items()})
 
     def _measured(
         self, job: Job, route: Route, device: torch.device, experts: Mapping[str, Expert], indices: Sequence[int]
-    ) -> list[dict[str, Tensor]]:
+    ) -> Shared:
         context, metric = self.context(route, device), self.metrics[job.metric or 0]
         assert isinstance(metric, DataMetric)
         images, condition = self._images(context, device, indices)
         shared = metric.measure_routes(context, experts, images, indices, condition)
-        return [rows | {"spent": shared.spent[label]} for label, rows in shared.rows.items()]
+        lacking = experts.keys() - (shared.rows.keys() & shared.spent.keys())
+        if lacking:
+            raise PluginError(f"metric {job.what!r}: measure_routes gave nothing of {', '.join(sorted(lacking))}; give every route")
+        return shared
 
     def _alone(self, job: Job, route: Route, device: torch.device, expert: Expert, indices: Sequence[int]) -> dict[str, Tensor]:
         """Of the kinds that no two routes share."""

@@ -204,6 +204,15 @@ class RouteMetric(Metric):
 
 
 def network_calls(measured: Mapping[str, Tensor]) -> Tensor:
-    """Network calls an image that the rows of a route tell, float64 [B]."""
-    count = len(next(iter(measured.values())))
-    return sum((v for name, v in measured.items() if name.startswith("nfe/")), torch.zeros(count, dtype=torch.float64))
+    """Network calls an image that the rows of a route tell, float64 [B] on the CPU.
+
+    Raises:
+        SpecError: when they are not one number an image.
+    """
+    calls = torch.zeros(len(next(iter(measured.values()))), dtype=torch.float64)
+    for name, rows in measured.items():
+        if name.startswith("nfe/"):
+            if rows.shape != calls.shape:
+                raise SpecError(f"{name}: expected one number an image, [{len(calls)}]; measure returned {list(rows.shape)}")
+            calls = calls + rows.double().cpu()
+    return calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,9 @@ def _below(tune: Tune) -> str:
     difference, name = number(least.get("difference")), f"{least['label']} alone"
     if difference.value is None or difference.sign is None:
         return ""
+    runs = least["pieces"][0]["from"], least["pieces"][-1]["to"]
+    if not all(math.isclose(*both, abs_tol=1e-6) for both in zip(runs, tune["interval"], strict=True)):
+        name += f" (over its support, γ = {runs[0]:.4g} to {runs[1]:.4g})"
     if difference.sign == 0:
         return f", level with {name}"
     return f", {Number(abs(difference.value), difference.error).text()} {'below' if difference.value > 0 else 'above'} {name}"
@@ -57,21 +61,30 @@ def _below(tune: Tune) -> str:
 
 def rule(tune: Tune) -> str:
     """What chose the route where nothing but the likelihood was asked for."""
-    chosen_on = (tune.get("images") or {}).get("chosen_on")
-    where = f" of the {chosen_on} images that it was chosen on" if chosen_on else ""
-    return f"the fewest seams whose bits/dim{where} is not demonstrably above the lowest"
+    return f"the lowest in bits/dim{chosen_on(tune)}, with the fewest seams that no more are demonstrably better than"
+
+
+def chosen_on(tune: Tune) -> str:
+    """Where, e.g. " on the 200 images that routes were chosen on"; "" where a tune does not say."""
+    images = (tune.get("images") or {}).get("chosen_on")
+    return f" on the {images} images that routes were chosen on" if images else ""
 
 
 def remarks(tune: Tune) -> list[str]:
     """What to bear in mind: which images, how much choosing flatters, the exact likelihood, and where the spec is."""
-    images, said = tune.get("images") or {}, []
+    images, chosen, said = tune.get("images") or {}, tune.get("chosen") or {}, []
     if images:
         said.append(
             f"Routes were chosen on {images['chosen_on']} images; bits/dim are of {images['scored_on']} others, bounds (VLB) from "
             "the profile."
         )
+    whole = chosen.get("on_all_images") or {}
+    if whole:
+        said.append(
+            f"On all {whole['images']} images, about what snrouter run will measure: {number(whole).text()} bits/dim (VLB)."
+        )
     optimism = number(tune.get("optimism"))
-    if optimism.value is not None:
+    if optimism.value:  # a single expert leaves nothing to choose
         splits = f" over {tune['optimism']['splits']} random splits" if tune["optimism"].get("splits") else ""
         said.append(f"A route does better where it was chosen than elsewhere by {optimism.text()} bits/dim, on average{splits}.")
     exact = tune.get("exact") or {}
@@ -79,5 +92,5 @@ def remarks(tune: Tune) -> list[str]:
     if value.value is not None:
         against = f", {difference.text(signed=True)} against the bound there" if difference.value is not None else ""
         said.append(f"The exact ODE gives {value.text()} bits/dim on {exact['images']} images{against}.")
-    written = (tune.get("chosen") or {}).get("spec")
+    written = chosen.get("spec")
     return said + ([f"The chosen route is {written}, ready for snrouter run."] if written else [])

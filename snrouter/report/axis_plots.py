@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from snrouter.report.advice import Tune, number
-from snrouter.report.profile import curves, level_of
+from snrouter.report.profile import curves
 from snrouter.report.svg import EXPERTS, INK, LINES, MUTED, PAPER, STYLE, canvas, svg
 from snrouter.report.tables import SIGNS
 
@@ -46,7 +46,7 @@ def routes(tune: Tune, colours: Colours, prefix: str) -> str | None:
         axes.grid(False)
         axes.spines["left"].set_visible(False)
         _on_gamma(axes)
-        _key(figure, [piece["expert"] for route in shown for piece in route["pieces"]], colours)
+        _key(figure, _ordered(tune, [piece["expert"] for route in shown for piece in route["pieces"]]), colours)
         return svg(figure, prefix)
 
 
@@ -93,7 +93,7 @@ def errors(tune: Tune, colours: Colours, prefix: str) -> str | None:
         axes.set_ylabel("mean squared error of ε,\nper dimension")
         _chosen(axes, tune, colours)
         _on_gamma(axes)
-        _key(figure, found, colours, dashed=True)
+        _key(figure, _ordered(tune, found), colours, dashed=True)
         return svg(figure, prefix)
 
 
@@ -120,7 +120,7 @@ def excess(tune: Tune, colours: Colours, prefix: str) -> str | None:
         axes.set_ylabel("bits/dim per unit of γ,\nabove the lowest")
         _chosen(axes, tune, colours)
         _on_gamma(axes)
-        _key(figure, found, colours, dashed=True)
+        _key(figure, _ordered(tune, found), colours, dashed=True)
         return svg(figure, prefix)
 
 
@@ -129,7 +129,7 @@ def threshold(tune: Tune, pair: Mapping[str, Any], colours: Colours, prefix: str
     import matplotlib as mpl
 
     etas, gammas, values, spread = (np.array(pair[key], float) for key in ("eta", "gamma", "value", "standard_error"))
-    best, level = int(np.nanargmin(values)), level_of(tune, pair)
+    best, level = int(np.nanargmin(values)), number(tune["chosen"].get("on_all_images")).value
     known = values[np.isfinite(values)]
     lowest = min(values[best], level if level is not None else math.inf)
     top = lowest + 2.5 * max(min(known[0], known[-1]) - lowest, 0.1 * (known.max() - lowest), 1e-9)
@@ -177,34 +177,37 @@ def ends(tune: Tune, prefix: str) -> str | None:
     """The bound along gamma_min or gamma_max, whichever has more candidates; None with fewer than three of either."""
     import matplotlib as mpl
 
-    rows = tune.get("ends") or []
+    rows, first = tune.get("ends") or [], (tune.get("exact") or {}).get("images")
     counts = {key: len({row[key] for row in rows}) for key in ("gamma_min", "gamma_max")}
     along = max(counts, key=lambda key: counts[key])
     other = "gamma_max" if along == "gamma_min" else "gamma_min"
     if counts[along] < 3:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = canvas(_WIDTH, 3.3)
+        figure, axes = canvas(_WIDTH, 3.3 + 0.3 * counts[other])
         for i, fixed in enumerate(sorted({row[other] for row in rows})):
             line = sorted((row for row in rows if row[other] == fixed), key=lambda row: float(row[along]))
-            _line(axes, line, along, f"VLB{f', {SIGNS[other]} = {fixed:g}' if counts[other] > 1 else ''}", "-", "os^v"[i % 4])
+            at = f", {SIGNS[other]} = {fixed:g}" if counts[other] > 1 else ""
+            look = {"fmt": "os^v"[i % 4], "linestyle": LINES[i % 4]}
+            _line(axes, line, along, f"VLB{at}", look | {"color": INK})
             exact = [row["exact"] | {along: row[along]} for row in line if row.get("exact")]
             if exact:
-                _line(axes, exact, along, "exact ODE", LINES[2], "D")
+                told = f"exact ODE{f' of the first {first}' if first else ''}{at}"
+                _line(axes, exact, along, told, look | {"color": MUTED, "markerfacecolor": PAPER})
         _ring(axes, [(row[along], row["value"]) for row in rows if row["chosen"]])
         axes.set_xlabel(SIGNS[along])
         axes.set_ylabel("bits/dim, lower is better")
         axes.margins(0.06, 0.12)
-        axes.legend(frameon=False, fontsize=8.5)
+        figure.legend(loc="outside upper left", frameon=False, fontsize=8.5)
         return svg(figure, prefix)
 
 
-def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], along: str, label: str, style: Any, marker: str) -> None:
+def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], along: str, label: str, look: Mapping[str, Any]) -> None:
     numbers = [number(row) for row in rows]
     known = [(row[along], n.value, n.error or 0.0) for row, n in zip(rows, numbers, strict=True) if n.value is not None]
-    looks: Any = {"color": INK, "ecolor": MUTED, "elinewidth": 0.9, "linewidth": 1.2, "markersize": 4}
+    looks: Any = {"ecolor": MUTED, "elinewidth": 0.9, "linewidth": 1.2, "markersize": 5, **look}
     x, y, spread = zip(*known, strict=True)
-    axes.errorbar(x, y, spread, linestyle=style, marker=marker, label=label, **looks)
+    axes.errorbar(x, y, spread, label=label, **looks)
 
 
 def _reach(tune: Tune) -> tuple[float, float]:
@@ -267,12 +270,21 @@ def _ring(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
         axes.plot([x], [y], "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
 
 
-def _key(figure: Figure, names: Sequence[str] | Mapping[str, Any], colours: Colours, dashed: bool = False) -> None:
+def _ordered(tune: Tune, names: Iterable[str]) -> list[str]:
+    """Experts as they follow one another along the axis in routes of several, each once; others last."""
+    middles: dict[str, list[float]] = {}
+    for route in tune.get("routes") or []:
+        for piece in route["pieces"] if len(route.get("pieces") or []) > 1 else []:
+            middles.setdefault(piece["expert"], []).append((piece["from"] + piece["to"]) / 2)
+    return sorted(dict.fromkeys(names), key=lambda name: float(np.mean(middles.get(name, [math.inf]))))
+
+
+def _key(figure: Figure, names: Iterable[str], colours: Colours, dashed: bool = False) -> None:
     """The experts' names and looks, above the plot."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    shown = sorted(dict.fromkeys(names), key=lambda name: colours.get(name, 0))
+    shown = list(names)
     looks = [_look(name, colours) for name in shown]
     marks: Any = [Line2D([], [], color=c, linestyle=d, linewidth=1.8) if dashed else Patch(color=c) for c, d in looks]
     across = max(1, int(_WIDTH * 72 / (_LETTER * (max(map(len, shown), default=0) + 8))))

@@ -42,11 +42,14 @@ def calls_made(results: Mapping[str, Any]) -> list[str]:
         part = (
             f", {whole / told['one_vlb']:.2f} of the {told['one_vlb']:,} of one VLB at as many times" if told.get("one_vlb") else ""
         )
-        said.append(f"The profile of {tune['networks']} networks took {whole:,} network calls, its pilot among them{part}.")
+        pilot = ", its pilot among them" if told.get("pilot") else ""
+        said.append(f"The profile of {tune['networks']} networks took {whole:,} network calls{pilot}{part}.")
     for kind, calls in told.items():
         if isinstance(calls, Mapping) and calls.get("alone"):
             part = f"{calls['spent'] / calls['alone']:.2f} of the {calls['alone']:,.0f} of every route alone"
-            what = _WORK.get(kind) or PUBLISHED.get(kind, kind)
+            metric, _, estimator = kind.partition("/")
+            what = _WORK.get(kind) or PUBLISHED.get(metric, metric)
+            what += f" ({estimator.upper()})" if estimator else ""
             said.append(f"{what[0].upper()}{what[1:]} took {calls['spent']:,.0f} network calls, {part}.")
     if told.get("exact"):
         said.append(f"The exact ODE of the chosen route took {told['exact']:,} network calls.")

@@ -81,7 +81,7 @@ def _track(folder: Folder, row: Row, gammas: Sequence[float]) -> str:
 
 
 def _named(row: Row) -> str:
-    return f"<span{BEST if row.best else ''}>{escape(row.label)}</span>"
+    return f"<span{BEST if row.best else ''}>{html.typeset(row.label)}</span>"
 
 
 def beside(folder: Folder, metric: str, note: str, share: float) -> str:
@@ -100,7 +100,7 @@ def beside(folder: Folder, metric: str, note: str, share: float) -> str:
         uri = pictures.grid(list(across), most)
         if uri is not None:
             label, title = _row_of(key, rows)["label"], key.partition("/")[2]
-            shown.append((f"<span>{escape(label)}</span>", html.image(uri, f"{title}, {label}")))
+            shown.append((f"<span>{html.typeset(label)}</span>", html.image(uri, f"{title}, {label}")))
     if not shown:
         return ""
     first, *others = shown

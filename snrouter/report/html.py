@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from snrouter.report.columns import Column
-from snrouter.report.number import MISSING
+from snrouter.report.number import MISSING, minus
 from snrouter.report.provenance import fact
 from snrouter.report.tables import Row
 
@@ -18,7 +18,6 @@ BEST = ' class="best"'
 _FIRST, _NAME = ' class="first"', ' class="name"'
 _HEADS = ("run", "route")
 _VARIANT = re.compile(r"(.*) (\(.*?\))(.*)", re.DOTALL)
-_NEGATIVE = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _MANY = 10
 """Columns of a table beyond which its text is smaller."""
 
@@ -96,7 +95,7 @@ def _cell(column: Column, i: int, row: Row, opens: bool, last: str, colours: Map
     if column.kind == "run":
         return f'<th class="run">{escape(column.cells[i]) if row.run != last else ""}</th>'
     if column.kind == "route":
-        return f'<th scope="row">{swatch(row.label, colours) if row.single else ""}{escape(row.label)}</th>'
+        return f'<th scope="row">{swatch(row.label, colours) if row.single else ""}{minus(escape(row.label))}</th>'
     looks = {"first": opens, "faint": column.faint and column.faint[i], "name": column.kind == "words"}
     classes = [kind for kind, holds in looks.items() if holds]
     named = f' class="{" ".join(classes)}"' if classes else ""
@@ -132,8 +131,7 @@ def facts(told: Mapping[str, Any]) -> str:
 
 def typeset(text: str) -> str:
     """Escaped, with a minus sign before numbers and no break around ±."""
-    escaped = _NEGATIVE.sub("\N{MINUS SIGN}", escape(text))
-    return escaped.replace(" = ", "\u00a0=\u00a0").replace(" ± ", "\u202f±\u202f")
+    return minus(escape(text)).replace(" = ", "\u00a0=\u00a0").replace(" ± ", "\u202f±\u202f")
 
 
 def swatch(label: str, colours: Mapping[str, int]) -> str:

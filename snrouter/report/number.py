@@ -8,6 +8,7 @@ ten that its heading names, so that 0.00123 +- 0.00020 is 1.23 +- 0.20 in 10^-3.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,16 @@ MISSING = "–"
 SIGNIFICANT = 2.0
 """A difference counts as one when it exceeds this many of its standard errors."""
 
+_NEGATIVE = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _DIGITS = 6
 _TINY, _HUGE = 1e-2, 1e6
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def minus(text: str) -> str:
+    """With minus signs for the hyphens before numbers."""
+    return _NEGATIVE.sub("\N{MINUS SIGN}", text)
 
 
 @dataclass(frozen=True)

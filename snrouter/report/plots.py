@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from snrouter.report.labels import Point, annotate, short
 from snrouter.report.measures import HIGHER, Measure, measures
 from snrouter.report.number import Number
 from snrouter.report.svg import EXPERTS, INK, LINES, MUTED, STYLE, canvas, svg
@@ -14,18 +15,11 @@ from snrouter.report.tables import SIGNS, Row, experts, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _MARKERS = ("s", "D", "^", "v")
 
-_OFFSETS = ((10, 3), (-10, 3), (10, -14), (-10, -14), (14, 14), (-14, 14), (14, -26), (-14, -26))
-"""Where a label may stand beside its point, in points, the favourite first."""
-
 _FAR = 2.0
-"""An expert alone that is farther than this many ranges of all others, in both numbers, is told and not drawn."""
-
-Point = tuple[Row, Number, Number]
-"""A route, and where it stands."""
+"""A route that is farther than this many ranges of all others, in both numbers, is told and not drawn."""
 
 _NEAR = 0.08
 """Lines that are nearer than this part of all values have their labels beside one another."""
@@ -67,7 +61,7 @@ def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
     with mpl.rc_context(STYLE):
         figure, axes = canvas(4.9, 3.9)
         if beyond:
-            told = "\n".join(f"beyond: {_short(row.label)} at {dx.value:.4g}, {dy.value:.4g}" for row, dx, dy in beyond)
+            told = "\n".join(f"beyond: {short(row.label)} at {dx.value:.4g}, {dy.value:.4g}" for row, dx, dy in beyond)
             axes.set_title(told, fontsize=8.5, color=MUTED, loc="right")
         _frontier(axes, points, results)
         for point in points:
@@ -75,7 +69,7 @@ def trade_off(results: Mapping[str, Any], prefix: str) -> str | None:
         axes.set_xlabel(_direction(x))
         axes.set_ylabel(_direction(y))
         axes.margins(0.08, 0.1)
-        _annotate(figure, axes, points)
+        annotate(figure, axes, points)
         return svg(figure, prefix)
 
 
@@ -112,9 +106,9 @@ def close_up(results: Mapping[str, Any], prefix: str) -> str | None:
             _point(axes, *point, results)
         axes.set_xlim(*_window([dx for _, dx, _ in near]))
         axes.set_ylim(*_window([dy for _, _, dy in near]))
-        axes.set_xlabel(_named(x, f" minus that of {_short(across)}"))
-        axes.set_ylabel(_named(y, f" minus that of {_short(up)}"))
-        _annotate(figure, axes, points)
+        axes.set_xlabel(_named(x, f" minus that of {short(across)}"))
+        axes.set_ylabel(_named(y, f" minus that of {short(up)}"))
+        annotate(figure, axes, points)
         return svg(figure, prefix)
 
 
@@ -159,7 +153,7 @@ def curve(results: Mapping[str, Any], measure: Measure, prefix: str) -> str | No
             start = _room(etas, values, value, near)
             taken.append((start, value))
             place: Any = ("axes fraction", "data")
-            text = f"{_short(row.label)} alone"
+            text = f"{short(row.label)} alone"
             label = axes.annotate(text, (start, value), (0, 3.5), place, "offset points", color=colour, fontsize=8.5)
             label.set_in_layout(False)
         lines = _lines(along, key)
@@ -190,9 +184,9 @@ def _lines(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
 
 
 def _in_view(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """The points to draw, and those of experts alone that are so far away that all others would be one spot."""
+    """The points to draw, and those that are so far away that all others would be one spot."""
     seen, beyond = list(points), list[Point]()
-    for point in (point for point in points if point[0].single and not point[0].best):
+    for point in (point for point in points if not point[0].best):
         others = [other for other in seen if other is not point]
         if len(others) > 2 and all(_away(point, others, i) > _FAR for i in (1, 2)):
             seen, beyond = others, [*beyond, point]
@@ -239,40 +233,6 @@ def _room(etas: Sequence[float], values: Sequence[float], level: float, taken: S
     return max(starts, key=nearest)
 
 
-def _annotate(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Name the chosen route, the experts, and of the other routes in view those with room around them."""
-    from matplotlib.transforms import Bbox
-
-    axes.locator_params(nbins=6)
-    figure.draw_without_rendering()
-    frame = axes.bbox
-    values: Any = [(x.value, y.value) for _, x, y in points]
-    spots = [(float(px), float(py)) for px, py in axes.transData.transform(values)]
-    sizes = [8 if row.best else 4 for row, _, _ in points]
-    taken = [Bbox.from_bounds(px - r, py - r, 2 * r, 2 * r) for (px, py), r in zip(spots, sizes, strict=True)]
-    order = sorted(zip(points, spots, strict=True), key=lambda pair: (not pair[0][0].best, not pair[0][0].single))
-    for (row, x, y), (px, py) in order:
-        if not frame.contains(px, py):
-            continue
-        named = row.best or row.single
-        text = row.position or _short(row.label)
-        style: dict[str, Any] = {"fontweight": "bold"} if row.best else {} if row.single else {"color": MUTED, "fontsize": 8}
-        width = len(text) * (6.0 if named else 4.6)
-        for dx, dy in _OFFSETS if named else _OFFSETS[:4]:
-            label = Bbox.from_bounds(px + dx - (width if dx < 0 else 0), py + dy, width, 9)
-            inside = frame.x0 < label.x0 and label.x1 < frame.x1 and frame.y0 < label.y0 and label.y1 < frame.y1
-            if inside and not any(label.overlaps(other) for other in taken):
-                break
-        else:
-            if not named:
-                continue
-            dx, dy = _OFFSETS[0]
-        taken.append(Bbox.from_bounds(px + dx - (width if dx < 0 else 0), py + dy, width, 9))
-        at: Any = (x.value, y.value)
-        side = "right" if dx < 0 else "left"
-        axes.annotate(text, at, (dx, dy), textcoords="offset points", ha=side, va="bottom", **style).set_in_layout(False)
-
-
 def _named(measure: Measure, more: str = "") -> str:
     """What an axis is called, its variant on a line of its own."""
     named = ", ".join(filter(None, (measure.name, measure.unit.name)))
@@ -286,10 +246,6 @@ def _direction(measure: Measure) -> str:
 def corner(x: Measure, y: Measure) -> str:
     """Where the better routes are, e.g. "lower left"."""
     return f"{'upper' if y.better == HIGHER else 'lower'} {'right' if x.better == HIGHER else 'left'}"
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= 20 else f"{label[:19]}…"
 
 
 def _measured(rows: Sequence[Row], *measures: Measure) -> list[Row]:

@@ -10,6 +10,8 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
+from snrouter.report.number import minus
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -64,6 +66,7 @@ def svg(figure: Figure, prefix: str) -> str:
     text = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening) + ">" + body
     text = text.replace("xlink:href=", "href=").replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
     text = text.replace(' id="', f' id="{prefix}-')
+    text = re.sub(r"(?<=>)[^<>]+(?=</text>)", lambda said: minus(said[0]), text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return text.strip()

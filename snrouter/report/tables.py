@@ -15,7 +15,7 @@ from typing import Any
 from snrouter.report.measures import Measure, grouped, key_of, label_of, measures, number, run_named, run_of, specs
 from snrouter.report.number import Number, finite
 
-SIGNS = {"eta": "η", "gamma_min": "γ_min", "gamma_max": "γ_max"}
+SIGNS = {"eta": "η", "gamma_min": "γₘᵢₙ", "gamma_max": "γₘₐₓ"}
 """What positions of a switch and ends of an interval are called."""
 
 _POSITION = re.compile(r"(eta|gamma_min|gamma_max)=(-?\d+(?:\.\d+)?(?:e[+-]\d+)?)")

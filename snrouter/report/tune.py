@@ -22,6 +22,12 @@ _PAIRS = 3
 _LITTLE = 0.01
 """A pair whose switch gains less than this part of what the best pair's does is not drawn."""
 
+_SEAMS = (
+    "More seams are taken only where they are better than fewer by more than 1 standard error of the paired difference on images "
+    "held out (cross-validation, within the images that routes are chosen on), and by more than 3.5, 0.25 more for each further "
+    "seam, on all those that they are chosen on."
+)
+
 _ALONG = ("eta", "gamma", "value", "standard_error")
 
 
@@ -105,7 +111,8 @@ def _along(tune: Tune, colours: Mapping[str, int], prefix: str) -> Section:
         )
         plots.append((axis_plots.threshold(tune, pair, colours, f"{prefix}-pair{i}"), caption))
     drawn = "".join(html.figure(svg, caption) for svg, caption in plots if svg)
-    note = f"Measured at {tune['times']} noise levels of every image, the same images and noise for all experts."
+    cells = len((tune.get("profile") or {}).get("gamma") or [])
+    note = f"Measured in {cells} cells of the axis: every image at one noise level of each, with the same noise for all experts."
     return section("Along the noise axis", f'<div class="pair">{drawn}</div>' if drawn else "", note=note)
 
 
@@ -153,7 +160,7 @@ def _routes(tune: Tune) -> Sheet:
         Column("", "experts", [path(route["pieces"]) for route in told], kind="words"),
         Column("", "bits/dim ↓", aligned([number(route.get("bpd")) for route in told])),
         _differences("minus chosen", told),
-        Column("", "dropped", fates, kind="words"),
+        *([Column("", "dropped", fates, kind="words")] if {*fates} - {MISSING} else []),
     ]
     scored = (tune.get("images") or {}).get("scored_on")
     where = f" of the {scored} images that none was chosen on" if scored else ""
@@ -170,9 +177,8 @@ def _seams(tune: Tune) -> Sheet:
         Column("", "bits/dim, cross-validated ↓", aligned([number(row) for row in told])),
         Column("", "above the best", aligned(above, signed=True), [n.sign == 0 for n in above]),
     ]
-    note = "The fewest seams are chosen that are not demonstrably above the best, within the images that routes are chosen on."
-    optimism = number(tune.get("optimism"))
-    if optimism.value is not None:
+    optimism, note = number(tune.get("optimism")), _SEAMS
+    if optimism.value:
         splits = tune["optimism"].get("splits")
         over = f", on average over {splits} random splits" if splits else ""
         note += f" Optimism, by how much a route does better where it was chosen than elsewhere: {optimism.text()} bits/dim{over}."
@@ -180,15 +186,19 @@ def _seams(tune: Tune) -> Sheet:
 
 
 def _ends(tune: Tune) -> Sheet:
-    told = tune.get("ends") or []
+    told, images = tune.get("ends") or [], (tune.get("exact") or {}).get("images")
+    first = f"the first {images} images" if images else "the first images"
     labels = [f"{row['gamma_min']:g} to {row['gamma_max']:g}" for row in told]
     columns = [
         Column("", f"{SIGNS['gamma_min']} to {SIGNS['gamma_max']}", labels, kind="route"),
         Column("", "bits/dim (VLB) ↓", aligned([number(row) for row in told])),
         _differences("minus chosen", told),
-        Column("", "exact ODE", aligned([number(row.get("exact")) for row in told])),
+        Column("", f"exact ODE, {first}", aligned([number(row.get("exact")) for row in told])),
     ]
-    note = "Each with the best route on it, chosen and scored as the others. The exact ODE is of the chosen route, on fewer images."
+    note = (
+        f"Each with the best route on it, chosen and scored as the others. The exact ODE is of the chosen route on {first} alone, "
+        "which differ from those of the VLB."
+    )
     return Sheet(
         "Ends of the interval", note, [_row(label, tune, row["chosen"]) for label, row in zip(labels, told, strict=True)], columns
     )
@@ -197,6 +207,7 @@ def _ends(tune: Tune) -> Sheet:
 def _rounds(tune: Tune) -> Sheet:
     quality = tune.get("quality") or {}
     told, metric = quality.get("rounds") or [], quality.get("metric", "")
+    told = told if len(told) > 1 else []  # of one round of all, nothing was dropped
     labels = [f"{turn['samples']:,}" for turn in told]
     gone = [", ".join(_beaten(out, metric) for out in turn.get("dropped") or []) or "none" for turn in told]
     columns = [

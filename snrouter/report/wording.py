@@ -86,7 +86,12 @@ def _tuned(results: Mapping[str, Any], tune: advice.Tune, rows: Sequence[Row], j
     told = next((row for row in rows if row.best), None)
     others = [row for row in reversed(rows) if row.single and row is not told]
     names = {measure.metric: measure.name for measure in reversed(judged)}
-    remarks = [*advice.remarks(tune), *_untold(results, judged), *_caveats(rows, len(rows), "routes")]
+    remarks = [*advice.remarks(tune), *_untold(results, judged), *_caveats(rows)]
+    if results.get("best"):
+        remarks.append(
+            f"Of {len(rows)} routes, the {PUBLISHED['fid']}s shown decided which might be chosen, which flatters them a little; "
+            "bits/dim of other images than those shown decided between these."
+        )
     return Finding(advice.advice(tune, names), told, others, _principal(judged), remarks)
 
 
@@ -101,7 +106,8 @@ def choice(results: Mapping[str, Any]) -> str:
     bpd, fid = (names.get(metric, PUBLISHED[metric]) for metric in ("bpd", "fid"))
     over = f" by more than {best['quality_tolerance']:g}" if best.get("quality_tolerance") else ""
     against = f" of the routes whose {fid} is not demonstrably above {best['against']}'s{over}"
-    return f"the lowest in {bpd}{against if best.get('against') else ''}"
+    where = advice.chosen_on(tune) if tune else ""
+    return f"the lowest in {bpd}{where}{',' if where and best.get('against') else ''}{against if best.get('against') else ''}"
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------
@@ -193,7 +199,7 @@ def _untold(results: Mapping[str, Any], judged: Sequence[Measure]) -> list[str]:
     return said
 
 
-def _caveats(rows: Sequence[Row], picked: int, what: str) -> list[str]:
+def _caveats(rows: Sequence[Row], picked: int = 0, what: str = "") -> list[str]:
     """How errors are meant, and that one of `picked` of what was compared was chosen."""
     said = []
     if any(pairs for row in rows for pairs in row.differences.values()):

@@ -109,7 +109,8 @@ class RoutedExpert(Expert):
             for low, high in itertools.pairwise(cuts):
                 held = {name: next(iter(expert.pieces(low, high))) for name, expert in names.items()}
                 routed = RoutedExpert({name: piece.expert for name, piece in held.items()}, policy, self.name)
-                yield Piece(low, high, routed, (policy, [piece.identity for piece in held.values()]))
+                weighted = policy.expert if isinstance(policy, Single) else id(policy)  # a policy may have no ==, e.g. of tensors
+                yield Piece(low, high, routed, (weighted, [piece.identity for piece in held.values()]))
 
 
 def merge(experts: Mapping[str, Expert], policy: Policy, name: str = "route") -> RoutedExpert:

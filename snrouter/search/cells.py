@@ -26,12 +26,12 @@ PILOT = 16
 """One image in so many is a pilot's."""
 
 
-def budget(images: int, times: int) -> tuple[int, int]:
-    """How many images the pilot has, and how many gammas the profile, so that both cost `times` calls an image and expert.
+def budget(images: int, times: int, most: int | None = None) -> tuple[int, int]:
+    """How many images the pilot has, at most so many, and how many gammas the profile: both cost `times` calls an image and expert.
 
     Below 4 `PILOT` images or `PILOT` gammas there is no pilot.
     """
-    pilot = images // PILOT if images >= 4 * PILOT and times >= PILOT else 0
+    pilot = min(images // PILOT, most or images) if images >= 4 * PILOT and times >= PILOT else 0
     return pilot, times - math.ceil(pilot * times / images)
 
 
@@ -48,8 +48,9 @@ def cells(
 ) -> Tensor:
     """Edges of cells, ascending [times + 1].
 
-    With a pilot half of the cells are spread evenly and half in proportion to the noise of the error, which is what gives a sum of
-    J terms its least variance (Neyman allocation); the even half guards against what few images do not tell.
+    With a pilot half of the cells are spread evenly and half in proportion to the noise of the error (Neyman allocation). On the
+    digits that leaves a bound about a quarter less variance, and a difference between two routes 5 % more to 40 % less. The even
+    half guards against what few images do not tell.
 
     Args:
         interval: what they cover.
@@ -84,10 +85,12 @@ def cells(
 def _noise(pilot: Profile) -> Tensor:
     """Standard deviation of the error at one state in each cell [J], of the expert that errs least there.
 
-    Images differ, too, but smoothly in gamma: half the variance of the difference between neighbouring cells is the noise.
+    Images differ, too, but smoothly in gamma: half the variance of the difference between neighbouring cells is the noise. Where a
+    support ends within a cell, it is that of the images asked there.
     """
     mean = torch.stack([pilot.curve(name)[0].nan_to_num(torch.inf) for name in pilot.errors])
-    variance = torch.stack([error.diff().var(0) / 2 for error in pilot.errors.values()])  # [K, J - 1], between cells
+    apart = torch.stack([error.diff() for error in pilot.errors.values()])  # [K, N, J - 1], between cells
+    variance = (apart - apart.nanmean(1, keepdim=True)).square().nanmean(1) / 2
     padded = torch.cat([variance[:, :1], variance, variance[:, -1:]], 1)
-    noise = (0.5 * (padded[:, :-1] + padded[:, 1:])).sqrt()
+    noise = torch.stack([padded[:, :-1], padded[:, 1:]]).nanmean(0).sqrt()
     return noise.gather(0, mean.argmin(0, keepdim=True))[0].nan_to_num(0.0)

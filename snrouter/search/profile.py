@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,13 +83,13 @@ class Profile:
         """What an expert adds to the bound at each gamma, bits/dim [N, J]."""
         return self.bits(0.5 * self.edges.diff() * self._errors(name))
 
-    def ends(self, bounds: GammaInterval | None = None) -> dict[str, Tensor]:
-        """The terms of the bound that no expert has a part in, bits/dim [N] each: prior and reconstruction.
+    def bounds(self, given: GammaInterval | tuple[float, float] | None) -> GammaInterval:
+        """The ends that are meant: the profile's own when left out.
 
         Raises:
-            SpecError: when the bounds leave the profile, or it has no reconstruction at gamma_min.
+            SpecError: when they leave the profile, or it has no reconstruction at gamma_min.
         """
-        bounds = bounds or self.interval
+        bounds = self.interval if given is None else as_interval(given)
         covered = self.interval.gamma_min <= bounds.gamma_min and bounds.gamma_max <= self.interval.gamma_max
         if not covered or bounds.gamma_min not in self.reconstruction:
             known = ", ".join(f"{gamma:g}" for gamma in self.reconstruction)
@@ -97,10 +97,19 @@ class Profile:
                 f"bounds {bounds}: the profile covers {self.interval} and knows the reconstruction at gamma_min {known}; "
                 f"profile again with these ends as candidates"
             )
+        return bounds
+
+    def ends(self, bounds: GammaInterval | tuple[float, float] | None = None) -> dict[str, Tensor]:
+        """The terms of the bound that no expert has a part in, bits/dim [N] each: prior and reconstruction.
+
+        Raises:
+            SpecError: when the bounds leave the profile, or it has no reconstruction at gamma_min.
+        """
+        bounds = self.bounds(bounds)
         prior = 0.5 * self.square_norm / edm_sigma(bounds.gamma_max) ** 2
         return {"prior": self.bits(prior), "reconstruction": self.bits(self.reconstruction[bounds.gamma_min])}
 
-    def vlb(self, policy: GammaPolicy, bounds: GammaInterval | None = None) -> Estimate:
+    def vlb(self, policy: GammaPolicy, bounds: GammaInterval | tuple[float, float] | None = None) -> Estimate:
         """The variational bound of a route in bits/dim, without asking any expert again.
 
         Args:
@@ -108,14 +117,16 @@ class Profile:
             bounds: (gamma_min, gamma_max); all of the profile's interval when left out.
 
         Raises:
-            SpecError: when it names an expert that is not there, or the profile does not know these bounds.
+            SpecError: when it is no route by gamma, names an expert that is not there, or the profile does not know these bounds.
             SupportError: when an expert would run outside its support.
         """
-        bounds = bounds or self.interval
+        if not isinstance(policy, GammaPolicy):
+            raise SpecError(f"policy: expected one by gamma, e.g. Threshold(low, high, switch); got {type(policy).__name__}")
+        bounds = self.bounds(bounds)
         terms = self.ends(bounds)
         names, switches = policy.route
         piece = torch.bucketize(self.gamma, torch.tensor(switches, dtype=torch.float64))
-        inside = (self.gamma > bounds.gamma_min) & (self.gamma <= bounds.gamma_max)
+        inside = self._inside(bounds)
         diffusion, calls = torch.zeros(len(self), dtype=torch.float64), dict[str, float]()
         for name in policy.experts:
             here = inside & torch.isin(piece, torch.tensor([i for i, other in enumerate(names) if other == name]))
@@ -142,9 +153,27 @@ class Profile:
             protocol={"estimator": "vlb", "gamma_min": bounds.gamma_min, "gamma_max": bounds.gamma_max, "times": self.times},
         )
 
-    def thresholds(self, low: str, high: str, switches: Sequence[float], bounds: GammaInterval | None = None) -> Tensor:
-        """The bound of the route that uses `low` up to a switch and `high` above it, for each switch: bits/dim [S, N]."""
-        return torch.stack([self.vlb(Threshold(low, high, switch), bounds).values for switch in switches])
+    def thresholds(
+        self, low: str, high: str, switches: Sequence[float], bounds: GammaInterval | tuple[float, float] | None = None
+    ) -> Tensor:
+        """The bound of the route that uses `low` up to a switch and `high` above it, for each switch: bits/dim [S, N].
+
+        Raises:
+            SpecError: when an expert is not there, or the profile does not know these bounds.
+            SupportError: when an expert would run outside its support.
+        """
+        ends, inside = sum(self.ends(bounds).values()), self._inside(self.bounds(bounds))
+        none = torch.zeros(len(self), 1, dtype=torch.float64)
+        below, above = (torch.where(inside, self.losses(name), 0.0) for name in (low, high))
+        below = torch.cat([none, below.cumsum(1)], 1)  # of the first j gammas [N, J + 1], and of the others
+        above = torch.cat([above.flip(1).cumsum(1).flip(1), none], 1)
+        at = torch.tensor(switches, dtype=torch.float64).repeat(len(self), 1)
+        first = torch.searchsorted(self.gamma.contiguous(), at, right=True)
+        values = (below.gather(1, first) + above.gather(1, first)).T + ends
+        for switch, row in zip(switches, values, strict=True):
+            if bool(row.isnan().any()):
+                self.vlb(Threshold(low, high, switch), bounds)  # refuses, and says where
+        return values
 
     def curve(self, name: str) -> tuple[Tensor, Tensor]:
         """An expert's mean squared error per dimension in each cell, and its standard error, [J] each; NaN where nobody asked."""
@@ -157,7 +186,14 @@ class Profile:
     def subset(self, rows: Tensor | Sequence[int]) -> Profile:
         """The profile on some of its images."""
         kept = torch.as_tensor(rows)
-        return Profile.from_rows({name: value[kept] for name, value in self.rows().items()}, self.edges, self.dimensions)
+        return replace(
+            self,
+            gamma=self.gamma[kept],
+            errors={name: error[kept] for name, error in self.errors.items()},
+            square_norm=self.square_norm[kept],
+            reconstruction={gamma: nats[kept] for gamma, nats in self.reconstruction.items()},
+            calls={name: calls[kept] for name, calls in self.calls.items()},
+        )
 
     def rows(self) -> dict[str, Tensor]:
         """What there is of each image, by name, [N, ...] each."""
@@ -187,6 +223,10 @@ class Profile:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Profile:
         """The inverse of `tensors`."""
         return cls.from_rows(tensors, tensors["edges"], int(tensors["dimensions"]))
+
+    def _inside(self, bounds: GammaInterval) -> Tensor:
+        """Which gammas count [N, J]."""
+        return (self.gamma > bounds.gamma_min) & (self.gamma <= bounds.gamma_max)
 
     def _errors(self, name: str) -> Tensor:
         if name not in self.errors:
@@ -240,7 +280,9 @@ def measure_profile(
         gamma=gamma,
         errors={name: error.cpu() for name, error in seen.errors.items()},
         square_norm=images.double().flatten(1).square().sum(1).cpu(),
-        reconstruction={end: reconstruction(images, end, levels, noise).cpu() for end in sorted({float(edges[0]), *gamma_min})},
+        reconstruction={
+            end: reconstruction(images, end, levels, noise).cpu() for end in sorted({float(edges[0]), *map(float, gamma_min)})
+        },
         calls={
             name: torch.full((len(images),), sum(tally.rows.values()) / len(images), dtype=torch.float64)
             for name, tally in seen.tallies.items()
@@ -264,6 +306,7 @@ def profile(
     gamma_min: Sequence[float] = (),
     gamma_max: Sequence[float] = (),
     adaptive: bool = True,
+    batch_size: int = 256,
     seed: int = 0,
     indices: Sequence[int] | None = None,
     condition: Tensor | None = None,
@@ -280,6 +323,7 @@ def profile(
         gamma_min: lower ends to choose from, beside the interval's own; the profile covers them all.
         gamma_max: upper ends to choose from, beside the interval's own.
         adaptive: find the cells by a pilot; else they are of equal width, and the profile is the bound's own sample.
+        batch_size: images that an expert is asked for at once.
         seed: draws are keyed by (seed, index).
         indices: which draws each image gets; 0 ... N - 1 when left out.
         condition: one row an image, passed to the experts.
@@ -290,37 +334,44 @@ def profile(
 
     Raises:
         DataError: when images are off their range or levels.
-        SpecError: when `times` are too few for the candidates.
+        SpecError: when there are no experts, `times` are too few for the candidates, a candidate for gamma_min is not below
+            one for gamma_max, or `indices` or `condition` are not one an image.
         NonFiniteError: when an expert returns NaN or infinity.
     """
+    check_images(images, levels)
+    if not experts:
+        raise SpecError("experts: expected at least one, by name, e.g. {'low': ..., 'high': ...}; got none")
+    if times < 1 or batch_size < 1:
+        raise SpecError(f"times and batch_size: expected at least 1, got times={times}, batch_size={batch_size}")
+    for what, rows in (("indices", indices), ("condition", condition)):
+        if rows is not None and len(rows) != len(images):
+            raise SpecError(f"{what}: expected {len(images)}, one per image; got {len(rows)}")
     own = as_interval(interval)
-    lower, upper = [own.gamma_min, *gamma_min], [own.gamma_max, *gamma_max]
+    lower, upper = ({end, *map(float, more)} for end, more in ((own.gamma_min, gamma_min), (own.gamma_max, gamma_max)))
+    as_interval((max(lower), min(upper)))
     whole = GammaInterval(min(lower), max(upper))
-    count, rest = budget(len(images), times) if adaptive else (0, times)
+    few, rest = budget(len(images), times) if adaptive else (0, times)
     keys = range(len(images)) if indices is None else indices
-    at = marks(experts, lower, upper)
-    pilot = None
-    with progress_bar(progress, "profile") as tell:
-        if count:
-            few = None if condition is None else condition[:count]
-            pilot = measure_profile(
+
+    def asked(edges: Tensor, count: int, repeat: int, tell: Progress) -> Profile:
+        parts = []
+        for start in range(0, count, batch_size):
+            rows = slice(start, min(start + batch_size, count))
+            part = measure_profile(
                 experts,
-                images[:count],
-                cells(whole, times),
+                images[rows],
+                edges,
                 levels=levels,
+                gamma_min=sorted(lower),
                 seed=seed,
-                repeat=1,
-                indices=keys[:count],
-                condition=few,
+                repeat=repeat,
+                indices=keys[rows],
+                condition=None if condition is None else condition[rows],
+                progress=lambda done, rows=rows: tell((rows.start + done * (rows.stop - rows.start)) / count),  # type: ignore[misc]
             )
-        return measure_profile(
-            experts,
-            images,
-            cells(whole, rest, pilot, at),
-            levels=levels,
-            gamma_min=lower,
-            seed=seed,
-            indices=keys,
-            condition=condition,
-            progress=tell,
-        )
+            parts.append(part.rows())
+        return Profile.from_rows({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, edges, images[0].numel())
+
+    with progress_bar(progress, "profile") as tell:
+        pilot = asked(cells(whole, times), few, 1, lambda done: None) if few else None
+        return asked(cells(whole, rest, pilot, marks(experts, sorted(lower), sorted(upper))), len(images), 0, tell)

@@ -45,10 +45,16 @@ class Constraints:
     above: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.seams < 0:
-            raise SpecError(f"seams: expected at least 0, got {self.seams}")
-        if self.order is not None and len(set(self.order)) < len(self.order):
-            raise SpecError(f"order: expected each expert once, got {', '.join(self.order)}")
+        if not isinstance(self.seams, int) or self.seams < 0:
+            raise SpecError(f"seams: expected a whole number of at least 0, got {self.seams}")
+        for key, named in (("experts", self.experts), ("order", self.order)):
+            if isinstance(named, str):
+                raise SpecError(f"{key}: expected several names, e.g. ({named!r},); got the text {named!r}")
+            if named is not None and len(set(named)) < len(named):
+                raise SpecError(f"{key}: expected each expert once, got {', '.join(named)}")
+        for name, gamma in self.above.items():
+            if not math.isfinite(gamma):
+                raise SpecError(f"above: expected a finite gamma for {name!r}, got {gamma}")
 
     def names(self, known: Sequence[str]) -> tuple[str, ...]:
         """The experts that may run.
@@ -90,6 +96,7 @@ class Costs:
         names: of K experts.
         boundaries: ascending [P + 1], the first and last being the interval's ends.
         losses: bits/dim [K, N, P].
+        ends: what no expert has a part in, bits/dim [N].
         barred: where an expert may not run [K, P].
         follows: whether expert k (column) may run right above expert j (row) [K, K].
         constraints: that were asked for.
@@ -98,14 +105,18 @@ class Costs:
     names: tuple[str, ...]
     boundaries: Tensor
     losses: Tensor
+    ends: Tensor
     barred: Tensor
     follows: Tensor
     constraints: Constraints
 
     @classmethod
-    def of(cls, profile: Profile, constraints: Constraints, bounds: GammaInterval | None = None) -> Costs:
-        """Losses of the profile's images under the constraints."""
-        bounds = bounds or profile.interval
+    def of(cls, profile: Profile, constraints: Constraints, bounds: GammaInterval | tuple[float, float] | None = None) -> Costs:
+        """Losses of the profile's images under the constraints.
+
+        An expert that was not asked somewhere in a cell of the profile may not run in any part of it.
+        """
+        bounds = profile.bounds(bounds)
         names = constraints.names(tuple(profile.errors))
         inner = [
             gamma for gamma in (*profile.edges.tolist(), *constraints.above.values()) if bounds.gamma_min < gamma < bounds.gamma_max
@@ -116,12 +127,14 @@ class Costs:
         for row, name in zip(losses, names, strict=True):
             row.scatter_add_(1, place, profile.losses(name))
         losses = losses[:, :, 1:-1]
-        barred = losses.isnan().any(1)
+        cell = torch.bucketize(boundaries[:-1], profile.edges, right=True) - 1
+        barred = torch.stack([profile.errors[name].isnan().any(0) for name in names])[:, cell]
         for name, gamma in constraints.above.items():
             barred |= torch.tensor([other != name for other in names])[:, None] & (boundaries[:-1] >= gamma)
         rank = torch.tensor([(constraints.order or names).index(name) for name in names])
         follows = rank[:, None] < rank if constraints.order else rank[:, None] != rank
-        return cls(names, boundaries, losses.nan_to_num(0.0), barred, follows, constraints)
+        ends = torch.stack([*profile.ends(bounds).values()]).sum(0)
+        return cls(names, boundaries, losses.nan_to_num(0.0), ends, barred, follows, constraints)
 
     @property
     def seams(self) -> int:
@@ -158,9 +171,9 @@ class Costs:
         return Paths(least, path)
 
     def along(self, experts: Tensor, rows: Tensor) -> Tensor:
-        """Losses of some images under routes: experts between boundaries [..., P] to bits/dim [..., rows]."""
-        losses = self.losses[:, rows]
-        return losses[experts, :, torch.arange(losses.shape[2])].sum(-2)
+        """Bounds of some images under routes: experts between boundaries [..., P] to bits/dim [..., rows]."""
+        cells = torch.arange(self.losses.shape[2])
+        return self.losses[experts[..., None, :], rows[:, None], cells].sum(-1) + self.ends[rows]
 
     def counts(self, value: Tensor) -> list[int]:
         """The numbers of seams that are allowed and have a route, by the least losses [M + 1].
@@ -200,7 +213,9 @@ def route(names: Sequence[str], switches: Sequence[float]) -> GammaPolicy:
     return Piecewise([Stretch(name, at) for name, at in zip(names, (*switches, None), strict=True)])
 
 
-def best_routes(profile: Profile, constraints: Constraints = FREE, bounds: GammaInterval | None = None) -> dict[int, GammaPolicy]:
+def best_routes(
+    profile: Profile, constraints: Constraints = FREE, bounds: GammaInterval | tuple[float, float] | None = None
+) -> dict[int, GammaPolicy]:
     """The likelihood-optimal route on the profile's images for each number of seams that is allowed.
 
     Args:
@@ -209,7 +224,7 @@ def best_routes(profile: Profile, constraints: Constraints = FREE, bounds: Gamma
         bounds: (gamma_min, gamma_max); all of the profile's interval when left out.
 
     Raises:
-        SpecError: when a constraint names an expert that was not profiled.
+        SpecError: when a constraint names an expert that was not profiled, or the profile does not know these bounds.
         SupportError: when no route keeps the constraints within the experts' supports.
     """
     costs = Costs.of(profile, constraints, bounds)

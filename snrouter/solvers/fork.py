@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from snrouter.draws import Draws
+from snrouter.errors import SpecError
 from snrouter.experts.base import Expert, Piece, Prediction
 from snrouter.gamma import GammaInterval
 from snrouter.gamma import interval as as_interval
@@ -119,21 +120,10 @@ class LegSolver(Solver):
         progress: Progress | None = None,
     ) -> Solution:
         """Leg by leg; see `Solver.solve`."""
-        forked = solve_routes(
-            self,
-            {"": expert},
-            z,
-            interval,
-            indices=indices,
-            condition=condition,
-            seed=seed,
-            direction=direction,
-            progress=progress,
-        )
+        forked = _together(self, {"": expert}, z, interval, indices, condition, seed, direction, progress)
         return forked.solutions[""]
 
 
-@torch.no_grad()
 def solve_routes(
     solver: Solver,
     routes: Mapping[str, Expert],
@@ -149,7 +139,7 @@ def solve_routes(
     """Move z along several routes, each with the result that `solver.solve` gives it alone.
 
     Args:
-        solver: a `LegSolver` shares what routes have in common; any other solves them one by one.
+        solver: a `LegSolver` shares what routes have in common; one with a `solve` of its own solves them one by one.
         routes: by label, over the same experts.
         z: states [B, ...] at gamma_max (at gamma_min to encode).
         interval: (gamma_min, gamma_max).
@@ -164,8 +154,23 @@ def solve_routes(
         NonFiniteError: when an expert returns NaN or infinity.
         SolverError: when the solver cannot finish.
     """
-    if not isinstance(solver, LegSolver):
-        return _one_by_one(solver, routes, z, interval, indices, condition, seed, direction, progress)
+    if isinstance(solver, LegSolver) and type(solver).solve is LegSolver.solve:
+        return _together(solver, routes, z, interval, indices, condition, seed, direction, progress)
+    return _one_by_one(solver, routes, z, interval, indices, condition, seed, direction, progress)
+
+
+@torch.no_grad()
+def _together(
+    solver: LegSolver,
+    routes: Mapping[str, Expert],
+    z: Tensor,
+    interval: GammaInterval | tuple[float, float],
+    indices: Sequence[int] | None,
+    condition: Tensor | None,
+    seed: int,
+    direction: Direction,
+    progress: Progress | None,
+) -> Forked:
     bounds, keys, draws = as_interval(interval), sample_indices(z, indices), Draws(seed)
 
     def noise(at: Point) -> Tensor:
@@ -258,6 +263,20 @@ def _walk(
             leaving = {label: way[1:] for label, way in together.items() if end_of[label] == end}
             yield from ((label, there) for label, way in leaving.items() if not way)
             yield from _walk({label: way for label, way in leaving.items() if way}, there, downward, travel)
+
+
+def check_routes(routes: Mapping[str, Expert]) -> None:
+    """Refuse what is not one or more experts by label.
+
+    Raises:
+        SpecError: saying what it is.
+    """
+    if not isinstance(routes, Mapping) or not routes:
+        raise SpecError(f"routes: expected one or more by label, e.g. {{'merged': route}}; got {routes!r:.60}")
+    for label, expert in routes.items():
+        if not isinstance(expert, Expert):
+            where = f"route {label!r}: " if label else ""
+            raise SpecError(f"{where}expected an Expert, got {type(expert).__name__}; see snrouter.wrap")
 
 
 def stepped(leg: Leg, grid: Sequence[float], step: Callable[[Point, float], Point]) -> Iterator[tuple[float, Point]]:

@@ -45,15 +45,19 @@ class _Steps:
     """The right-hand side as torchdiffeq asks it, which notes where steps start.
 
     A mark is where a shorter integration from the same start ends. It is this one until it is asked beyond the mark, or cuts a step
-    there; `noted` has the point that step is made from.
+    there; `noted` has the point that step is made from. The field is asked at `nodes` exactly, where one step ends and another
+    starts, though torchdiffeq rounds gamma to the state's dtype.
     """
 
-    def __init__(self, field: Field, leg: Leg, start: Point, end: float, marks: Sequence[float] = ()) -> None:
+    def __init__(
+        self, field: Field, leg: Leg, start: Point, end: float, marks: Sequence[float] = (), nodes: Sequence[float] = ()
+    ) -> None:
         self.field = field
         self.leg = leg
         self.at = start
         self.end = end
         self.marks = list(marks)
+        self.nodes = {float(torch.tensor(node, dtype=start.state[0].dtype)): node for node in nodes}
         self.noted: dict[float, Point] = {}
         self.tally = start.tally
         self.slope: State | None = None
@@ -61,7 +65,7 @@ class _Steps:
     def __call__(self, t: Tensor, state: State) -> State:
         # the initial-step probe, and rounding to float32, may fall a little outside
         low, high = sorted((self.leg.start.gamma, self.end))
-        gamma = min(max(float(t), low), high)
+        gamma = min(max(self.nodes.get(float(t), float(t)), low), high)
         self._reach(gamma)
         if self.slope is None and self.at.slope is not None:
             self.slope = self.at.slope
@@ -98,7 +102,7 @@ def integrate(field: Field, leg: Leg, method: Method) -> Iterator[tuple[float, P
     if method.grid is not None:
 
         def step(at: Point, there: float) -> Point:
-            return _solve(_Steps(field, leg, at, there), method)
+            return _solve(_Steps(field, leg, at, there, nodes=(at.gamma, there)), method)
 
         yield from stepped(leg, method.grid, step)
         return

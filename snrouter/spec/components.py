@@ -15,20 +15,23 @@ from snrouter.errors import PluginError
 from snrouter.plugins import entry_points as plugins
 from snrouter.spec.models import Component, MetricComponent, Spec
 
-FILLED = ("name", "reference")
-"""Parameters that are no keys: the document fills them."""
 
-
-def arguments_model(target: Callable[..., Any], name: str) -> type[BaseModel]:
+def arguments_model(target: Callable[..., Any], name: str, kind: str = "") -> type[BaseModel]:
     """The keys a component takes, read off the class or function that a plugin registered.
 
     A parameter called `name` is filled with the spec's own name for the component, `reference` of an expert with a function that
     gives the spec's reference; they are no keys.
+
+    Args:
+        target: the class or function.
+        name: it is registered under.
+        kind: of its registry, e.g. "expert".
     """
+    filled = ("name", "reference") if kind == "expert" else ("name",)
     hints = _hints(target)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(target).parameters.values():
-        if parameter.name in FILLED or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        if parameter.name in filled or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints.get(parameter.name, Any), default)
@@ -90,7 +93,9 @@ def json_schema() -> dict[str, Any]:
         options = []
         for name in registry.names():
             try:
-                arguments = arguments_model(registry.get(name), name).model_json_schema(ref_template="#/$defs/{model}")
+                arguments = arguments_model(registry.get(name), name, registry.kind).model_json_schema(
+                    ref_template="#/$defs/{model}"
+                )
             except Exception:  # a broken plugin is a row of `snrouter list`, no reason to have no schema
                 continue
             definitions.update(arguments.pop("$defs", {}))

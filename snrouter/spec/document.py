@@ -246,7 +246,7 @@ class Document:
 
     def _arguments(self, registry: Registry, component: AnyComponent, location: Location) -> dict[str, Any]:
         target = self.at((*location, component.key), lambda: registry.get(component.name))
-        model = arguments_model(target, component.name)
+        model = arguments_model(target, component.name, registry.kind)
         try:
             checked = model.model_validate(component.arguments, context={"interval": self.bounds})
         except ValidationError as error:

@@ -85,7 +85,9 @@ class Tune(_Model):
     times: int = Field(default=64, ge=2, description="network calls an image and expert, as those of the vlb")
     seams: int = Field(default=4, ge=0, description="at most so many switches")
     exactly: bool = Field(default=False, description="exactly `seams` switches")
-    order: tuple[str, ...] | None = Field(default=None, description="experts from least noise to most, an order that routes keep")
+    order: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="experts from least noise to most, an order that routes keep; no others run"
+    )
     above: dict[str, Any] = Field(
         default_factory=dict,
         description="where an expert must run: above this position",

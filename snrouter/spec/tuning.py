@@ -32,6 +32,7 @@ def resolved(tune: Tune, known: Collection[str], bounds: GammaInterval, at: At) 
     experts = tuple(dict.fromkeys(tune.experts or known))
     order = tune.order or ()
     _check_names(order, "order", experts, at)
+    experts = tuple(name for name in experts if name in order) or experts
     for i, name in enumerate(order):
         at(("tune", "order", i), partial(_check_once, name, order[:i]))
     for key, name in (*((("above", name), name) for name in tune.above), *([(("quality",), tune.quality)] if tune.quality else ())):

@@ -162,6 +162,17 @@ def test_one_sample_has_no_distance(tmp_path: Path) -> None:
     assert extras.keys() == {"network_calls"}  # and so there is no trade-off
 
 
+def test_ends_of_a_lone_expert_are_no_experts_to_compare_with(tmp_path: Path) -> None:
+    ends = "route={type: single, expert: quality}", "sweep={switches: [], gamma_min: [-7, -6.5]}"
+    few = "evaluate=[{metric: bpd, estimator: vlb, times: 1, images: 3}]"
+    rows = evaluation.sweep(digits(few, *ends), tmp_path, progress=False).rows
+    assert [(row["label"], [*row.get("paired", {})]) for row in rows] == [
+        ("gamma_min=-7", ["quality"]),
+        ("gamma_min=-6.5", ["quality"]),
+        ("quality", []),
+    ]
+
+
 def test_only_routes_with_both_numbers_are_traded_off() -> None:
     from snrouter.evaluation.results import trade_off
 
@@ -182,3 +193,9 @@ def test_only_routes_with_both_numbers_are_traded_off() -> None:
     experts = trade_off(rows(low=(2.5, 9.0), high=(4.0, 3.0)), 0.0)
     assert [point["label"] for point in experts["frontier"]] == ["low", "high"]
     assert "best" not in experts  # there was nothing to choose
+    both = rows(a=(2.0, 3.0), b=(2.1, 3.0), low=(1.5, 9.0), high=(1.0, 3.0))
+    assert trade_off(both, 0.0, {"a": 2.2, "b": 2.0})["best"]["label"] == "b"  # by other images, and among these alone
+    above = {"high": {"difference": 6.0, "standard_error": 0.5}}
+    assert "best" not in trade_off(
+        [row | {"paired": above} for row in both if row["label"] != "high"] + both[-2:], 0.0, {"low": 1.5}
+    )

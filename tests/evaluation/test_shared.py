@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from safetensors.torch import load_file
 from small_runs import CLASSIFIER, digits, values
 
 from snrouter import evaluation, spec
-from snrouter.errors import SpecError
+from snrouter.errors import PluginError, SolverError, SpecError
 from snrouter.evaluation import processes
 from snrouter.evaluation.shards import Job, Task, network_calls, together
 from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import GammaInterval
+from snrouter.metrics.base import Shared
+from snrouter.metrics.bits_per_dim import BitsPerDim
 
 BOUND = "{metric: bpd, estimator: vlb, times: 3, images: 7}"
 MEASURED = f"evaluate=[{BOUND}, {{metric: fid, samples: 6, checkpoint: {CLASSIFIER}}}]"
@@ -34,7 +37,7 @@ def same(one: Path, other: Path) -> bool:
     """Whether two shards hold the same bits, but for what tells how they were made."""
     left, right = load_file(one), load_file(other)
     return left.keys() == right.keys() and all(
-        torch.equal(left[name], right[name]) for name in left if name not in ("seconds", "spent")
+        torch.equal(left[name], right[name]) for name in left if name not in ("seconds", "spent", "after")
     )
 
 
@@ -114,6 +117,8 @@ def test_a_sweep_that_was_killed_goes_on_with_what_is_missing(
     again = evaluation.sweep(swept(), killed, progress=False)
     assert values(again) == values(whole)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    told, least = again.extras["network_calls"], whole.extras["network_calls"]
+    assert all(least[what]["spent"] <= calls["spent"] < calls["alone"] == least[what]["alone"] for what, calls in told.items())
     assert len(written) == len({*written}) == 4 * 6 - 10
     assert all(same(path, whole.folder / path.relative_to(killed)) for path in written)
     written.clear()
@@ -123,8 +128,79 @@ def test_a_sweep_that_was_killed_goes_on_with_what_is_missing(
     assert fresh.extras == whole.extras
 
 
-def task(route: int, start: int = 0, kind: str = "samples", count: int = 5) -> Task:
-    job = Job(kind, route, None, 10, f"{kind}{route}", kind)  # type: ignore[arg-type]
+def test_calls_are_told_of_what_this_sweep_made_and_else_not(tmp_path: Path, rows: list[int]) -> None:
+    def calls(*switches: float) -> dict[str, dict[str, float]]:
+        two = f"evaluate=[{BOUND}, {{metric: bpd, estimator: ode, images: 2, solver: {{method: midpoint, steps: 1}}}}]"
+        written = f"sweep={{switches: [{', '.join(f'{{eta: {eta}}}' for eta in switches)}], singles: false}}"
+        results = evaluation.sweep(digits(two, written), tmp_path, progress=False)
+        assert results is not None
+        return results.extras.get("network_calls", {})  # type: ignore[no-any-return]
+
+    assert calls(0.2, 0.5).keys() == {"bpd/vlb", "bpd/ode"}
+    more = calls(0.2, 0.35, 0.5)  # one more, alone
+    assert sum(told["spent"] for told in more.values()) == sum(rows)
+    assert calls(0.2, 0.35) == {
+        what: {"spent": pytest.approx(told["spent"], rel=0.5), "alone": pytest.approx(told["alone"] * 2 / 3)}
+        for what, told in more.items()
+    }
+    assert calls(0.35, 0.5) == {}  # that of 0.5 was made with one that is not here
+    for path in tmp_path.rglob("0*.safetensors"):
+        held = load_file(path)
+        del held["spent"], held["after"]
+        processes.save_shard(path, held)  # as an earlier version wrote it
+    assert calls(0.2, 0.5) == {}
+
+
+def test_a_path_that_two_routes_have_is_made_once(tmp_path: Path, rows: list[int], written: list[Path]) -> None:
+    lone = "route={type: single, expert: likelihood}", "sweep={switches: [], gamma_min: [-7.86]}"
+    results = evaluation.sweep(digits(f"evaluate=[{BOUND}]", *lone), tmp_path, progress=False)
+    assert [row["label"] for row in results.rows] == ["gamma_min=-7.86", "likelihood"]
+    assert results.rows[0]["value"] == results.rows[1]["value"]
+    assert len(written) == len({*written}) == 2
+    assert results.extras["network_calls"] == {"bpd/vlb": {"spent": sum(rows), "alone": sum(rows)}}
+
+
+def test_a_route_that_fails_costs_the_others_nothing(
+    tmp_path: Path, whole: evaluation.Results, written: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, document = NetworkExpert.predict, digits(f"evaluate=[{BOUND}]")
+
+    def fail(self: NetworkExpert, z: torch.Tensor, gamma: torch.Tensor, *rest: object) -> object:
+        if self.name == "quality" and float(gamma.min()) < -5.3:  # where no other route asks it
+            raise SolverError("too stiff")
+        return original(self, z, gamma, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(NetworkExpert, "predict", fail)
+    for kept in (3, 7):  # the others' of the first shard, then all of the second, which asks nothing there
+        with pytest.raises(SolverError, match=r"^quality: too stiff$"):
+            evaluation.sweep(document, tmp_path, progress=False)
+        assert len(written) == len({*written}) == kept
+    monkeypatch.setattr(NetworkExpert, "predict", original)
+    again = evaluation.sweep(document, tmp_path, progress=False)
+    assert len(written) == 8
+    assert values(again) == [row for row in values(whole) if row[0] == "bpd"]
+
+
+def test_a_metric_may_give_routes_in_any_order_but_all(
+    tmp_path: Path, whole: evaluation.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, given = BitsPerDim.measure_routes, slice(None)
+
+    def measured(*arguments: Any) -> Shared:
+        shared = original(*arguments)
+        return Shared(dict(reversed(shared.rows.items())), {label: shared.spent[label] for label in [*shared.spent][given]})
+
+    monkeypatch.setattr(BitsPerDim, "measure_routes", measured)
+    document = digits(f"evaluate=[{BOUND}]")
+    results = evaluation.sweep(document, tmp_path / "all", progress=False)
+    assert values(results) == [row for row in values(whole) if row[0] == "bpd"]
+    given = slice(0)
+    with pytest.raises(PluginError, match=r"^eta=0.2: metric 'bpd/vlb': measure_routes gave nothing of eta=0.2; give every route$"):
+        evaluation.sweep(document, tmp_path / "none", progress=False)
+
+
+def task(route: int, start: int = 0, kind: str = "samples", count: int = 5, metric: int | None = None) -> Task:
+    job = Job(kind, route, metric, 10, f"{kind}{route}", kind)  # type: ignore[arg-type]
     return Task(job, range(start, start + count), Path(job.key))
 
 
@@ -148,6 +224,10 @@ def test_who_makes_what() -> None:
     wide = GammaInterval(-2.0, 1.0)
     assert parts(tasks, 1, [wide, wide, GammaInterval(-1.0, 1.0), wide]) == [[0, 1, 3], [0, 1, 3], [2], [2]]
     assert parts(tasks, 3) == [[0, 1, 2, 3], [0, 1], [2, 3]]  # no process stands idle
+    two = [task(route, kind="measure", metric=metric) for metric in range(2) for route in range(4)]
+    assert parts(two, 1) == [[0, 1, 2, 3]] * 2  # each metric for itself
+    many = parts([task(route, start) for start in range(0, 45, 5) for route in range(11)], 8, (GammaInterval(-1.0, 1.0),) * 11)
+    assert [sum(map(len, many[rank::8])) for rank in range(8)] == [13, 13, 13, 12, 12, 12, 12, 12]  # of nine shards, the last
     assert sorted(parts(tasks, 99)) == [[route] for route in range(4) for _ in range(2)]
 
 
@@ -190,7 +270,7 @@ def test_what_is_swept_together() -> None:
     assert labels("sweep={gamma_max: [{eta: 0.9}, 5]}") == ["gamma_max=3.714", "gamma_max=5", "likelihood", "quality"]
     pieces = "route={type: piecewise, pieces: [{expert: quality, up_to: -6}, {expert: likelihood, up_to: -3}, {expert: quality}]}"
     assert labels(pieces, "sweep={gamma_min: [-7.5]}") == ["gamma_min=-7.5", "quality", "likelihood"]
-    with pytest.raises(SpecError, match="sweep needs route"):
+    with pytest.raises(SpecError, match=r"sweep needs route .* or in sweep switches: \[\]$"):
         labels(pieces, "sweep={switches: [{eta: 0.2}], gamma_min: [-7.5]}")
     with pytest.raises(SpecError, match=r"sweep: an end is given twice \(gamma_min=-7\); remove one"):
         labels("sweep={gamma_min: [-7, {gamma: -7.0}]}")

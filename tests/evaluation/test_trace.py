@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from small_runs import digits, made, values
 
+import snrouter
 from snrouter import evaluation
 from snrouter.errors import SpecError
-from snrouter.evaluation.trace import Trace
+from snrouter.evaluation.trace import Trace, Traced
 from snrouter.gamma import interval
 
 FEW = "evaluate=[{metric: nearest_neighbour, samples: 4}]"
@@ -70,6 +71,20 @@ def test_predictions_between_steps_are_kept_the_nearest_and_of_equals_the_last()
     assert rows["images"].shape == (2, 8, 3)
     assert rows["images"][0, :, 0].tolist() == [0, 5, 5, 5, 8, 8, 8, 8]
     assert rows["gamma"][1].tolist() == [0.0, -1.0, -1.0, -1.0, -6.0, -6.0, -6.0, -6.0]
+
+
+@pytest.mark.parametrize("method", ["rk4", "heun2"])
+def test_in_float32_too_what_is_kept_is_of_states_on_the_way(oracles, method: str) -> None:  # type: ignore[no-untyped-def]
+    """The last stage of a step and the first of the next are at one gamma; that of the step is not of a state on the way."""
+    bounds, kept = interval((-6.3, 3.1)), {}
+    for dtype in (torch.float32, torch.float64):
+        trace = Trace(bounds)
+        expert, solver = Traced(oracles.gaussian(), trace), snrouter.ODE(method, steps=7)
+        snrouter.sample(expert, 4, (6,), bounds, solver, final="none", dtype=dtype, progress=trace.step)
+        kept[dtype] = trace.rows()
+    single, double = kept.values()
+    assert torch.equal(single["gamma"], double["gamma"])
+    assert float((single["images"][:, :-1] - double["images"][:, :-1]).abs().max()) < 1e-5
 
 
 def test_what_cannot_be_drawn_cannot_be_followed(tmp_path: Path) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import CLASSIFIER
+from torch import Tensor
 
 from snrouter import evaluation, spec
 from snrouter.errors import SpecError, SupportError
-from snrouter.evaluation import processes
-from snrouter.evaluation.candidates import Candidates, beaten, written
+from snrouter.evaluation import processes, profiles
+from snrouter.evaluation.candidates import Candidates, _Found, beaten, written
 from snrouter.evaluation.rows import Row
+from snrouter.gamma import GammaInterval
 from snrouter.router.piecewise import Piecewise, Single, Stretch
 from snrouter.router.threshold import Threshold
 from snrouter.search.profile import Profile
@@ -77,13 +81,26 @@ def test_all_networks_are_asked_no_more_than_a_bound_each_would(told: dict[str, 
     assert calls["exact"] > 0
 
 
-def test_a_pilot_is_paid_for_by_the_profile(tmp_path: Path) -> None:
+def test_a_pilot_is_paid_for_by_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pilots, real = list[Profile | None](), profiles.cells
+
+    def cells(interval: GammaInterval, times: int, pilot: Profile | None = None, at: Sequence[float] = ()) -> Tensor:
+        pilots.append(pilot)
+        return real(interval, times, pilot, at)
+
+    monkeypatch.setattr(profiles, "cells", cells)
     tune = tuned(tmp_path, "tune.images=64", "tune.times=16", "evaluate=[]", "batch_size=64", "tune.exact_images=0").extras["tune"]
     calls = tune["network_calls"]
     assert calls["pilot"] > 0
     assert calls["profile"] + calls["pilot"] <= 2 * calls["one_vlb"]
     assert "exact" not in tune
     assert "quality" not in tune
+    assert "metric: bpd" in (tmp_path / "tuned.yaml").read_text()
+    evaluation.run(spec.load(tmp_path / "tuned.yaml"), tmp_path / "run", limit=4, progress=False)
+    pilot, profile = pilots[-1], Profile.from_tensors(load_file(tmp_path / "profile.safetensors"))
+    assert pilot is not None
+    assert torch.equal(pilot.square_norm, profile.square_norm[:4])
+    assert not bool((pilot.reconstruction[-7.86] == profile.reconstruction[-7.86][:4]).any())  # its noise is its own
 
 
 def test_bounds_come_from_the_profile_on_images_that_the_route_was_not_chosen_on(folder: Path, told: dict[str, Any]) -> None:
@@ -122,6 +139,31 @@ def test_the_tuned_spec_runs_and_says_what_to_expect(folder: Path, told: dict[st
     results = evaluation.run(document, tmp_path, limit=4, progress=False)
     again = {row["metric"]: row for row in results.rows}
     assert abs(again["bpd"]["value"] - chosen["expected"]["bpd"]["value"]) < 0.5
+
+
+def test_the_chosen_route_is_told_on_all_images_too(folder: Path, told: dict[str, Any]) -> None:
+    profile, chosen = Profile.from_tensors(load_file(folder / "profile.safetensors")), told["tune"]["chosen"]
+    whole = profile.vlb(spec.load(folder / "tuned.yaml").policy())
+    assert chosen["on_all_images"] == {"value": whole.value, "standard_error": whole.standard_error, "images": 12}
+    assert f"; {whole.value:.4g} ± {whole.standard_error:.2g} on all 12)" in (folder / "tuned.yaml").read_text()
+
+
+def test_bounds_from_the_profile_claim_no_time_of_their_own(told: dict[str, Any]) -> None:
+    assert {row["metric"] for row in told["results"] if "seconds" in row} == {"fid"}
+
+
+def test_a_lone_expert_that_does_not_keep_what_is_asked_for_is_never_chosen(tmp_path: Path) -> None:
+    tune = tuned(tmp_path, "tune.order=[quality, likelihood]", "tune.seams=1", "tune.exactly=true").extras["tune"]
+    assert {"quality", "likelihood"} <= {row["label"] for row in tune["routes"]}
+    assert [piece["expert"] for piece in tune["chosen"]["pieces"]] == ["quality", "likelihood"]
+
+
+def test_without_a_metric_that_decides_nothing_is_dropped_or_told_of(tmp_path: Path) -> None:
+    kid = f"evaluate=[{{metric: kid, samples: 12, checkpoint: {CLASSIFIER}}}]"
+    results = tuned(tmp_path, kid, "tune.candidates=0", "tune.exact_images=0")
+    assert "quality" not in results.extras["tune"]
+    assert {row["n"] for row in results.rows if row["metric"] == "kid"} == {12}
+    assert list(spec.load(tmp_path / "tuned.yaml").dump()["evaluate"][0].items())[:2] == [("metric", "bpd"), ("estimator", "vlb")]
 
 
 def test_what_is_done_is_not_done_again(folder: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +238,11 @@ def test_an_expert_without_a_network_costs_no_call_and_is_no_baseline(tmp_path: 
     ("overrides", "error", "message"),
     [
         (["data=null"], SpecError, "tune needs images; add data, e.g. data: {type: digits, split: test}"),
+        (
+            ["tune.experts=[discrete, quality]", "experts.discrete={type: discrete, levels: 256}"],
+            SpecError,
+            "tune: expert 'discrete': levels: expected the 17 of the data, got 256",
+        ),
         (["tune.images=401"], SpecError, "tune.images: expected at most 400, the size of the data; got 401"),
         (
             ["tune.gamma_min=[-25, -7]"],
@@ -216,6 +263,11 @@ def test_an_expert_without_a_network_costs_no_call_and_is_no_baseline(tmp_path: 
             ["tune.seams=3", "tune.exactly=true", "tune.order=[quality, likelihood]"],
             SupportError,
             "keeps exactly 3 seams and the order",
+        ),
+        (
+            ["tune.images=64", "tune.times=16", "tune.seams=15", "tune.exactly=true"],
+            SupportError,
+            "tune: no route over .* in 15 cells keeps exactly 15 seams",
         ),
         (
             ["interval.gamma_max=6", "tune.experts=[quality, discrete]", "tune.above={quality: 0}"],
@@ -246,7 +298,7 @@ def test_a_route_is_dropped_only_where_another_is_better_in_both_beyond_doubt() 
             for i, (metric, value) in enumerate((("bpd", bpd), ("fid", fid)))
         ]
 
-    found = Candidates([], "best", ["single", "other"])
+    found = Candidates([], "best", ["single", "other"], ["best", "worse", "finer"])
     best, worse, finer = rows("best", 1.0, 5.0), rows("worse", 1.1, 5.1), rows("finer", 1.1, 4.9)
     single, other = rows("single", 3.0, 9.0), rows("other", 2.0, 10.0)  # the finer expert is kept, for the choice is held to it
     lost = beaten([*best, *worse, *finer, *single, *other], found)
@@ -256,6 +308,18 @@ def test_a_route_is_dropped_only_where_another_is_better_in_both_beyond_doubt() 
     assert beaten([*best, *doubtful], found) == {}
     nowhere = [Row({"label": "nowhere", "metric": "bpd", "value": 9.0}, 0, noise, {})]  # not measured by both
     assert beaten([*best, *nowhere], found) == {}
+    lone = rows("other", 0.9, 4.0)  # better in both, but it may not be chosen
+    assert beaten([*best, *finer, *lone], found) == {}
+
+
+def test_no_route_takes_the_place_of_another_of_its_label() -> None:
+    document = digits()
+    measured: Any = SimpleNamespace(profile=SimpleNamespace(times=8), levels=17)
+    found = _Found(document, measured, document.bounds)
+    policies = [Threshold("likelihood", "quality", switch) for switch in (-3.001, -3.002, -3.001)]
+    labels = [found.add("quality above -3", policy, document.bounds) for policy in policies]
+    assert labels == ["quality above -3", "quality above -3 (2)", "quality above -3"]
+    assert len(found.routes) == 2
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,19 @@ def test_a_window_of_levels_and_chunks_of_pixels_change_nothing(monkeypatch):
         torch.testing.assert_close(separate, chunked[output], rtol=1e-10, atol=1e-10)
 
 
+def test_a_window_holds_a_far_level_that_one_channels_prior_makes_likely():
+    """Beyond the window of an even prior, which is that of the other channel."""
+    counts, gamma, distance = torch.zeros(2, 256, dtype=torch.int64), -9.0, 14
+    counts[1, 100] = 2**62
+    y = from_levels(torch.full((1, 2, 1), 100 + distance), 256, torch.float64)
+    means = from_levels(torch.arange(256), 256, torch.float64)[:, None, None].expand(256, 2, 1)
+    oracle = GaussianMixture((counts.T + 1.0)[:, :, None], means, torch.zeros(256, 2, 1))
+    got, wanted = (expert(alpha(gamma) * y, gamma).x_hat for expert in (Discrete(256, counts), oracle))
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    assert float((got - y)[0, 1, 0]) < -1e-4
+    assert Discrete(256)._window(gamma) < 2 * distance
+
+
 def test_what_is_no_number_stays_none():
     z = torch.full((1, 3, 2, 2), torch.nan)
     for expert in (Discrete(256), Discrete(256, skewed(256, 3))):

@@ -3,25 +3,28 @@
 import copy
 import io
 import itertools
-import math
 import re
 from importlib import resources
 
+import matplotlib as mpl
 import numpy as np
-import pytest
 from made_up_runs import Reader, page, renamed, sweep
-from made_up_tunes import CHOSEN, EDGES, ERROR, HIGH, LOW, ROUTES, tuned
+from made_up_tunes import CHOSEN, LOW, ROUTES, tuned
 from rich.console import Console
 
 from snrouter.report import axis_plots, headline, markdown, to_rich
 from snrouter.report.advice import path
 from snrouter.report.columns import columns
 from snrouter.report.costs import calls_made
+from snrouter.report.labels import annotate
 from snrouter.report.measures import measures
+from snrouter.report.number import Number
 from snrouter.report.plots import curve, expert_colours, trade_off
-from snrouter.report.profile import curves, level_of
-from snrouter.report.tables import table
+from snrouter.report.profile import curves
+from snrouter.report.svg import STYLE, canvas
+from snrouter.report.tables import Row, table
 from snrouter.report.tune import sheets
+from snrouter.search.tune import FITTED, FURTHER, HELD_OUT
 
 TITLES = ("Routes", "Along the noise axis", "Seams", "Ends of the interval", "Quality, round by round")
 
@@ -80,8 +83,34 @@ def test_without_a_quality_metric_the_likelihood_chooses():
         part.pop("quality", None)
         part.pop("fid", None)
     assert headline(results)[0].endswith("below likelihood alone.")
-    assert "not demonstrably above the lowest" in str(to_rich(results, 100).caption)
+    assert "the lowest in bits/dim on the 200 images that routes were chosen on" in str(to_rich(results, 100).caption)
+    assert not any("flatters" in sentence for sentence in headline(results))
     assert [row.label for row in table(results) if row.best] == [CHOSEN]
+
+
+def test_what_is_shown_and_took_part_in_the_choice_is_told_alone():
+    (said,) = (sentence for sentence in headline(tuned()) if "flatters" in sentence)
+    assert said.startswith("Of 8 routes, the Fréchet distances shown decided which might be chosen")
+    assert "bits/dim of other images" in said
+
+
+def test_the_chosen_route_on_all_images_is_what_a_run_will_measure():
+    assert "On all 400 images, about what snrouter run will measure: 1.751 ± 0.010 bits/dim (VLB)." in headline(tuned())
+
+
+def test_one_expert_has_no_optimism():
+    results = tuned()
+    results["tune"]["optimism"] |= {"value": 0.0, "standard_error": 0.0}
+    assert not any("where it was chosen" in sentence for sentence in headline(results))
+    assert not any("Optimism" in sheet.note for sheet in sheets(results))
+
+
+def test_an_expert_that_does_not_reach_the_ends_is_compared_with_as_such():
+    results = tuned()
+    (alone,) = (route for route in results["tune"]["routes"] if route["label"] == "likelihood")
+    assert "below likelihood alone, and" in headline(results)[0]
+    alone["pieces"][0]["from"] = LOW + 1
+    assert "below likelihood alone (over its support, γ = -6.86 to 5), and" in headline(results)[0]
 
 
 def test_a_route_says_which_expert_runs_where():
@@ -115,6 +144,27 @@ def test_every_format_tells_the_routes_and_what_became_of_them():
     assert "51,200 network calls, its pilot among them, 2.00 of the 25,600 of one VLB" in text
 
 
+def test_the_rule_of_the_seams_is_the_search_s():
+    (seams,) = (sheet for sheet in sheets(tuned()) if sheet.title == "Seams")
+    assert f"more than {HELD_OUT:g} standard error of the paired difference on images held out" in seams.note
+    assert f"more than {FITTED:g}, {FURTHER:g} more for each further seam, on all those that they are chosen on" in seams.note
+
+
+def test_of_one_round_nothing_is_said_of_dropping():
+    results = tuned()
+    results["tune"]["quality"]["rounds"] = results["tune"]["quality"]["rounds"][-1:]
+    for route in results["tune"]["routes"]:
+        route["dropped_after"] = None
+    assert "Quality, round by round" not in [sheet.title for sheet in sheets(results)]
+    assert "dropped" not in markdown(results)
+
+
+def test_a_pilot_is_told_where_there_was_one():
+    results = tuned()
+    results["tune"]["network_calls"]["pilot"] = 0
+    assert calls_made(results)[0].startswith("The profile of 2 networks took 49,920 network calls, 1.95 of the 25,600 of one VLB")
+
+
 def test_a_difference_within_its_error_is_grey():
     (ends,) = (sheet for sheet in sheets(tuned(True)) if sheet.title == "Ends of the interval")
     (away,) = (column for column in ends.columns if column.title == "minus chosen")
@@ -144,7 +194,11 @@ def test_the_page_shows_what_was_measured_and_chosen(tmp_path):
     places = [read.words.index(f" {title} ") for title in TITLES]
     assert places == sorted(places)
     assert "snrouter tune" in read.words
-    assert "Chosen: the lowest in bits/dim of the routes whose Fréchet distance is not demonstrably above quality's" in read.words
+    assert "Measured in 64 cells of the axis" in read.words
+    assert (
+        "Chosen: the lowest in bits/dim on the 200 images that routes were chosen on, of the routes whose Fréchet distance is not demonstrably above quality's"
+        in read.words
+    )
     assert "Use discrete below γ\u00a0=\u00a0\N{MINUS SIGN}6.12" in text
     assert not re.search(r"mathdefault|None|nan\b", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))
     for address in read.addresses:
@@ -192,22 +246,58 @@ def test_the_low_noise_expert_of_the_route_has_the_first_colour_and_none_share_o
     assert colours == {"likelihood": 0, "quality": 1, "discrete": 2}
 
 
-def test_the_level_of_the_chosen_route_is_its_own_integral_on_the_images_of_the_thresholds():
+def test_the_level_beside_the_thresholds_is_the_chosen_route_on_all_images():
     tune = tuned()["tune"]
-    edges = sorted({*EDGES})
-    for switch in (EDGES[9], EDGES[23]):
-        tune["chosen"]["pieces"] = [
-            {"expert": "discrete", "from": LOW, "to": switch},
-            {"expert": "quality", "from": switch, "to": HIGH},
-        ]
-        errors = [ERROR["discrete" if b <= switch else "quality"]((a + b) / 2) * (b - a) for a, b in itertools.pairwise(edges)]
-        expected = 0.0101 + sum(errors) / (2 * math.log(2))  # the made-up thresholds' constant
-        for pair in tune["thresholds"]:
-            assert level_of(tune, pair) == pytest.approx(expected, abs=1e-9)
-    tune["chosen"]["pieces"][0]["from"] = LOW + 1
-    assert level_of(tune, tune["thresholds"][0]) is None
-    del tune["profile"]
-    assert level_of(tune, tune["thresholds"][0]) is None
+    pair, colours = tune["thresholds"][0], expert_colours(tuned())
+    assert "2 seams: 1.751" in texts(axis_plots.threshold(tune, pair, colours, "a"))
+    del tune["chosen"]["on_all_images"]
+    assert not any("2 seams" in text for text in texts(axis_plots.threshold(tune, pair, colours, "a")))
+
+
+def test_each_line_over_the_ends_has_a_name_of_its_own():
+    tune = tuned(True)["tune"]
+    tune["ends"] += [end | {"gamma_max": 4.0, "chosen": False} for end in tune["ends"]]
+    drawn = texts(axis_plots.ends(tune, "a"))
+    lines = [f"{kind}, γₘₐₓ = {end}" for end in (4, 5) for kind in ("VLB", "exact ODE of the first 100")]
+    assert [text for text in drawn if "," in text and "γₘₐₓ" in text] == lines
+    (sheet,) = (sheet for sheet in sheets({"tune": tune}) if sheet.title == "Ends of the interval")
+    assert sheet.columns[-1].title == "exact ODE, the first 100 images"
+
+
+def test_experts_are_named_in_the_order_of_the_axis():
+    results = tuned()
+    for make in (axis_plots.routes, axis_plots.errors, axis_plots.excess):
+        drawn = texts(make(results["tune"], expert_colours(results), "a"))
+        assert drawn[-3:] == ["discrete", "likelihood", "quality"]
+
+
+def test_labels_have_minus_signs_as_numbers_have(tmp_path):
+    results = tuned()
+    assert "quality above −4.1" in texts(axis_plots.routes(results["tune"], expert_colours(results), "a"))
+    assert "quality above -4.1" not in page(tmp_path, results).partition("<pre")[0]
+
+
+def test_a_label_is_at_its_own_point_or_tied_to_it():
+    near = [
+        (Row(f"route {i}", "", None, (), "", i == 1, {}, {}, {}), Number(1 + i / 500, 0.01), Number(2.0, 0.1)) for i in range(4)
+    ]
+    far = (Row("far", "", None, (), "", False, {}, {}, {}), Number(1.3, 0.01), Number(3.0, 0.1))
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(4.9, 3.9)
+        for _, x, y in (points := [*near, far]):
+            axes.plot([x.value], [y.value], "o")
+        axes.margins(0.1)
+        annotate(figure, axes, points)
+    told = {text.get_text(): text.arrow_patch for text in axes.texts}
+    assert told.pop("far") is None  # beside it
+    assert told.pop("route 1") is not None  # between its neighbours, so a line tells which it is
+    figure.draw_without_rendering()
+    spots = axes.transData.transform([(x.value, y.value) for _, x, y in points])
+    for label in told:
+        (text,) = (text for text in axes.texts if text.get_text() == label)
+        anchor = text.get_window_extent()
+        x, y = np.clip(spots[:, 0], anchor.x0, anchor.x1), np.clip(spots[:, 1], anchor.y0, anchor.y1)
+        assert np.hypot(*(spots - np.stack([x, y], 1)).T).argmin() == int(label[-1])
 
 
 def test_where_an_expert_was_not_asked_its_curve_ends():
@@ -226,6 +316,10 @@ def test_an_expert_alone_far_from_all_routes_is_told_and_not_drawn():
     assert "beyond: discrete at 3.412, 71.3" in drawn
     assert "discrete" not in drawn
     assert not any("beyond" in text for text in texts(trade_off(sweep(), "a")))
+    results = tuned()
+    for row in results["results"]:
+        row["label"] = row["label"].replace("discrete", "no network")  # a candidate, and no baseline
+    assert "beyond: no network at 3.412, 71.3" in texts(trade_off(results, "a"))
 
 
 def over_ends(*labels: str) -> dict:
@@ -244,10 +338,10 @@ def over_ends(*labels: str) -> dict:
 
 def test_a_sweep_over_an_end_is_drawn_along_it(tmp_path):
     results = over_ends("gamma_min=-13.3", "gamma_min=-12")
-    assert headline(results)[0].startswith("The route with γ_min = -13.3 beats quality alone")
-    assert "γ_min, end of the interval" in texts(curve(results, measures(results)[0], "a"))
+    assert headline(results)[0].startswith("The route with γₘᵢₙ = -13.3 beats quality alone")
+    assert "γₘᵢₙ, end of the interval" in texts(curve(results, measures(results)[0], "a"))
     read = Reader(page(tmp_path, results))
-    assert " Along γ_min " in read.words
+    assert " Along γₘᵢₙ " in read.words
     assert "At η = 0" not in read.words
     (own,) = (c for c in columns(results) if c.title == "minus the spec's interval" and "bits/dim" in c.group)
     assert own.cells == ["–", "–", "+0.0100 ± 0.0020"]  # quality alone, and the spec's interval itself
@@ -262,8 +356,8 @@ def test_a_sweep_over_ends_and_switches_has_a_line_for_each_end():
             row["eta"] = float(label.rpartition("=")[2])
     drawn = texts(curve(results, measures(results)[0], "a"))
     assert "η, position of the switch" in drawn
-    assert {"γ_min = -13.3", "γ_min = -12"} <= set(drawn)
-    assert "γ_min = -13.3, η = 0.1" in headline(results)[0]
+    assert {"γₘᵢₙ = −13.3", "γₘᵢₙ = −12"} <= set(drawn)
+    assert "γₘᵢₙ = -13.3, η = 0.1" in headline(results)[0]
 
 
 # --- colours ---------------------------------------------------------------------------------------------------------

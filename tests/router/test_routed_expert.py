@@ -1,5 +1,7 @@
 """A route is an expert: partitioned calls, seams, pieces, support, merges of merges, and its identities."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from snrouter.errors import NonFiniteError, SpecError, SupportError
 from snrouter.experts.base import Piece
 from snrouter.gamma import GammaInterval
 from snrouter.router.base import Policy
+from snrouter.solvers.sample import sample_routes
 
 BOUNDS = (-7.86, 5.0)  # gamma_min + (gamma_max - gamma_min) is not gamma_max here
 SOLVERS = {
@@ -95,6 +98,31 @@ def test_a_policy_may_blend_and_calls_only_the_experts_with_weight(pair, recorde
         torch.testing.assert_close(got, (1 - share) * low + share * high, rtol=1e-12, atol=1e-12)
     assert prediction.calls == {"low": 3, "high": 3}
     assert [len(recorder.z[0]) for recorder in recorded.values()] == [3, 3]
+
+
+@dataclass(frozen=True)
+class Shares(Crossfade):
+    """Weights that are the same everywhere."""
+
+    shares: torch.Tensor
+
+    def weights(self, gamma, z, condition=None):
+        return self.shares.expand(len(gamma), -1)
+
+
+def test_policies_that_hold_tensors_are_told_apart(oracles):
+    experts = {name: oracles.gaussian(seed=seed) for seed, name in enumerate(("low", "high"))}
+    weights = {"mostly low": [0.75, 0.25], "mostly high": [0.25, 0.75], "mostly low again": [0.75, 0.25]}
+    policies = {label: Shares(torch.tensor(shares, dtype=torch.float64)) for label, shares in weights.items()}
+    policies["the same"] = policies["mostly low"]
+    routes = {label: merge(experts, policy) for label, policy in policies.items()}
+    drawn = sample_routes(routes, 2, (6,), BOUNDS, SOLVERS["heun"])
+    bounded = snrouter.bits_per_dim(routes, oracles.images(2), BOUNDS, "vlb", "none", times=3)
+    for label, route in routes.items():
+        alone = snrouter.bits_per_dim(route, oracles.images(2), BOUNDS, "vlb", "none", times=3)
+        assert torch.equal(drawn.solutions[label].z, snrouter.sample(route, 2, (6,), BOUNDS, SOLVERS["heun"]).z)
+        assert torch.equal(bounded[label].values, alone.values)
+    assert drawn.spent["the same"] == bounded["the same"].spent == 0
 
 
 class TestPieces:

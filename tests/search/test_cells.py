@@ -26,11 +26,12 @@ def made_up(noise: dict[str, torch.Tensor], mean: dict[str, float], images: int 
     return Profile(edges, edges[:-1].expand(images, -1), errors, one, {-10.0: one}, {}, 4)
 
 
-@given(st.integers(1, 5000), st.integers(2, 300))
-def test_a_pilot_and_a_profile_cost_no_more_than_the_bound(images, times):
-    pilot, rest = budget(images, times)
+@given(st.integers(1, 5000), st.integers(2, 300), st.none() | st.integers(1, 300))
+def test_a_pilot_and_a_profile_cost_no_more_than_the_bound(images, times, most):
+    pilot, rest = budget(images, times, most)
     assert 0 <= pilot < images
-    assert pilot * times + images * rest <= images * times
+    assert pilot <= (most or images)
+    assert pilot * times + images * rest <= images * times < pilot * times + images * (rest + 1)
     assert rest > 0.9 * times - 1
 
 
@@ -79,3 +80,19 @@ def test_ends_of_supports_and_candidates_must_be_edges(oracles):
 def test_an_error_without_noise_leaves_them_even():
     edges = cells(BOUNDS, 8, made_up({"a": torch.zeros(8)}, {"a": 1.0}))
     torch.testing.assert_close(edges, cells(BOUNDS, 8))
+
+
+def test_it_is_noise_that_counts_not_how_images_differ():
+    pilot = made_up({"a": torch.where(torch.arange(40) < 10, 3.0, 0.5)}, {"a": 1.0})
+    edges = cells(BOUNDS, 60, pilot)
+    pilot.errors["a"][:] += 100 * torch.arange(len(pilot))[:, None]
+    torch.testing.assert_close(cells(BOUNDS, 60, pilot), edges)
+
+
+def test_the_end_of_a_support_is_as_noisy_as_what_was_asked_there():
+    noise = {"low": torch.full((40,), 2.0), "high": torch.full((40,), 2.0)}
+    pilot = made_up(noise, {"low": 1.0, "high": 5.0})
+    pilot.errors["low"][::2, 20] = torch.nan
+    pilot.errors["low"][:, 21:] = torch.nan
+    width = cells(BOUNDS, 60, pilot).diff()
+    assert float(width.max() / width.min()) < 1.15

@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import snrouter
-from snrouter.errors import SpecError, SupportError
+import snrouter.search.profile as module
+from snrouter.errors import DataError, NonFiniteError, SpecError, SupportError
+from snrouter.experts.base import Expert, Prediction
 from snrouter.gamma import GammaInterval, interval
 from snrouter.metrics.likelihood.estimate import Term
 from snrouter.search.cells import cells
@@ -103,7 +106,9 @@ def test_an_expert_is_asked_within_its_support_alone(oracles, images):
     assert torch.equal(profile.errors["narrow"].isnan(), (profile.gamma < -4) | (profile.gamma > 2))
     assert {-4.0, 2.0} <= set(profile.edges.tolist())
     assert float(profile.spent.sum()) == 20 * 10 + len(asked)
-    profile.vlb(snrouter.Threshold("wide", "narrow", -4.0), GammaInterval(-9.0, 2.0))
+    bound = profile.vlb(snrouter.Threshold("wide", "narrow", 0.0), (-9.0, 2.0))
+    used = ((profile.gamma > 0) & (profile.gamma <= 2)).sum()
+    assert bound.nfe_per_expert["narrow"] == pytest.approx(float(used) / 20)
     with pytest.raises(SupportError, match=r"runs expert 'narrow' where it was not profiled, gamma in \[-[54]"):
         profile.vlb(snrouter.Threshold("wide", "narrow", -6.0), GammaInterval(-9.0, 2.0))
     with pytest.raises(SpecError, match="expert 'other' is not in the profile; known: wide, narrow"):
@@ -142,7 +147,7 @@ def test_thresholds_are_the_bounds_of_threshold_routes(experts, images):
     profile = snrouter.profile(experts, images, BOUNDS, times=10)
     values = profile.thresholds("a", "b", [-6.0, 0.5])
     for row, switch in zip(values, (-6.0, 0.5), strict=True):
-        assert torch.equal(row, profile.vlb(snrouter.Threshold("a", "b", switch)).values)
+        torch.testing.assert_close(row, profile.vlb(snrouter.Threshold("a", "b", switch)).values, rtol=1e-12, atol=0)
 
 
 def test_the_curve_is_the_mean_over_the_images_that_were_asked(oracles, images):
@@ -161,3 +166,104 @@ def test_the_curve_is_the_mean_over_the_images_that_were_asked(oracles, images):
 
 def test_it_covers_the_interval_it_is_given(experts, images):
     assert snrouter.profile(experts, images, (-9, 5), times=3).interval == interval((-9, 5))
+
+
+def test_thresholds_do_not_need_an_expert_where_it_does_not_run(oracles, images):
+    profile = snrouter.profile(
+        {"low": oracles.Linear(0.5, (-20, 0)), "high": oracles.Linear(0.4, (-4, 20))}, images, BOUNDS, times=10, gamma_min=[-7.0]
+    )
+    switches = torch.linspace(-3.99, -0.01, 7).tolist()
+    for bounds in (BOUNDS, (-7.0, 5.0)):
+        rows = [profile.vlb(snrouter.Threshold("low", "high", switch), bounds).values for switch in switches]
+        torch.testing.assert_close(profile.thresholds("low", "high", switches, bounds), torch.stack(rows), rtol=1e-12, atol=0)
+    for switch, name in ((3.0, "low"), (-6.0, "high")):
+        with pytest.raises(SupportError, match=f"runs expert '{name}' where it was not profiled"):
+            profile.thresholds("low", "high", [-2.0, switch])
+
+
+def test_batches_are_the_whole(experts, images):
+    whole, parts = (
+        snrouter.profile(experts, images, BOUNDS, times=6, indices=range(5, 25), batch_size=size, progress=lambda done: None)
+        for size in (20, 7)
+    )
+    for name, value in whole.tensors().items():
+        torch.testing.assert_close(parts.tensors()[name], value, rtol=1e-12, atol=0)
+
+
+class Conditional(Expert):
+    """Predicts each image's condition, on part of the axis alone."""
+
+    def __init__(self) -> None:
+        super().__init__(interval((-4.0, 2.0)), "conditional")
+
+    def predict(self, z: torch.Tensor, gamma: torch.Tensor, condition: torch.Tensor | None = None) -> Prediction:
+        assert condition is not None
+        eps = condition.to(z).reshape(-1, *(1 for _ in z.shape[1:])).expand_as(z)
+        return Prediction(eps, z, {"": len(z)})
+
+
+def test_every_image_is_asked_with_its_own_condition(oracles):
+    images, labels = oracles.images(80), torch.arange(80)
+    profile = snrouter.profile({"conditional": Conditional()}, images, BOUNDS, times=16, condition=labels, batch_size=32)
+    mean, known = profile.errors["conditional"] / images[0].numel(), ~profile.errors["conditional"].isnan()
+    assert bool(known.any(1).all())
+    assert not bool(known.all())
+    near = 1 + labels.double()[:, None] ** 2  # of independent noise of variance one
+    assert float((mean / near - 1).abs()[known].median()) < 0.2
+    assert float((mean / near - 1).abs()[known & (near > 400)].max()) < 0.3
+
+
+def test_the_pilots_noise_is_its_own(experts, oracles, monkeypatch):
+    images, pilots, real = oracles.images(80), [], module.cells
+    monkeypatch.setattr(
+        module, "cells", lambda span, times, pilot=None, at=(): pilots.append(pilot) or real(span, times, pilot, at)
+    )
+    profile = snrouter.profile(experts, images, BOUNDS, times=16)
+    pilot = pilots[-1]
+    assert torch.equal(pilot.square_norm, profile.square_norm[:5])
+    assert not bool((pilot.reconstruction[-9.0] == profile.reconstruction[-9.0][:5]).any())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_no_support(bad, images, oracles):
+    class Broken(oracles.Linear):
+        def predict(self, z, gamma, condition=None):
+            eps, x, calls = super().predict(z, gamma, condition)
+            return Prediction(torch.where((gamma > 0).reshape(-1, *(1 for _ in z.shape[1:])), bad, eps), x, calls)
+
+    broken = Broken(name="broken")
+    with pytest.raises(NonFiniteError, match=r"expert 'key' returned NaN or infinity at gamma=\S+ for \d+ of 20 images"):
+        snrouter.profile({"key": broken}, images, BOUNDS, times=10)
+    with pytest.raises(NonFiniteError, match="expert 'broken' returned NaN"):
+        snrouter.bits_per_dim(broken, images, BOUNDS, "vlb", times=10)
+
+
+def test_ends_may_come_from_numpy(experts, images):
+    ends = {"gamma_min": np.array([-9.0, -8.0]), "gamma_max": np.float32([5.0, 4.0])}
+    profile = snrouter.profile(experts, images, BOUNDS, times=12, **ends)
+    choice = snrouter.best_route(Profile.from_tensors(profile.tensors()), **ends)
+    assert len(choice.ends) == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"experts": {}}, SpecError, "experts: expected at least one"),
+        ({"images": torch.zeros(0, 1, 4, 4)}, DataError, "no images; expected at least one"),
+        ({"indices": range(3)}, SpecError, "indices: expected 20, one per image; got 3"),
+        ({"condition": torch.zeros(3)}, SpecError, "condition: expected 20, one per image; got 3"),
+        ({"times": 0}, SpecError, "times and batch_size: expected at least 1, got times=0"),
+        ({"gamma_min": [6.0]}, SpecError, r"interval \[6, 5\]: expected finite gamma_min < gamma_max"),
+        ({"gamma_max": [-9.0]}, SpecError, r"interval \[-9, -9\]: expected finite gamma_min < gamma_max"),
+    ],
+)
+def test_faults_are_told_before_anything_is_asked(experts, images, changed, error, message):
+    given = {"experts": experts, "images": images, "interval": BOUNDS, "times": 4} | changed
+    with pytest.raises(error, match=message) as caught:
+        snrouter.profile(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_route_that_is_none_by_gamma_has_no_bound(experts, images):
+    with pytest.raises(SpecError, match=r"policy: expected one by gamma, e\.g\. .*; got str"):
+        snrouter.profile(experts, images, BOUNDS, times=3).vlb("a")

@@ -96,12 +96,23 @@ def test_the_interval_may_be_narrower():
     for policy in best_routes(profile, Constraints(seams=3), bounds).values():
         assert all(bounds.gamma_min < seam < bounds.gamma_max for seam in policy.seams)
     profile.errors["a"][:, 0] = torch.nan
-    assert 0 in best_routes(profile, Constraints(experts=("a",)), GammaInterval(-8.0, 4.0))
+    assert 0 in best_routes(profile, Constraints(experts=("a",)), (-8.0, 4.0))
 
 
 def test_as_many_seams_as_there_are_places_for():
     profile = made_up(torch.rand(2, 4))
     assert max(best_routes(profile, Constraints(seams=50))) == 3
+
+
+def test_no_expert_runs_beyond_its_support_where_nobody_happened_to_ask(oracles):
+    """Between the end of a support and a constraint close to it there may be none of twelve gammas."""
+    experts = {"low": oracles.Linear(0.3, (-20.0, -3.05)), "high": oracles.Linear(0.9)}
+    constraints = Constraints(experts=("low", "high"), above={"high": -3.0})
+    for seed in range(30):
+        profile = snrouter.profile(experts, oracles.images(12), (-9.0, 5.0), times=8, seed=seed)
+        for policy in best_routes(profile, constraints).values():
+            snrouter.merge(experts, policy).require(-9.0, 5.0)
+            assert all(seam <= -3.05 for seam in policy.seams)
 
 
 def test_impossible_constraints_are_told():
@@ -116,5 +127,13 @@ def test_impossible_constraints_are_told():
         best_routes(profile, Constraints(experts=("a",), order=("b",)))
     with pytest.raises(SpecError, match="each expert once, got a, b, a"):
         Constraints(order=("a", "b", "a"))
-    with pytest.raises(SpecError, match="seams: expected at least 0, got -1"):
+    with pytest.raises(SpecError, match="seams: expected a whole number of at least 0, got -1"):
         Constraints(seams=-1)
+    for faulty, message in (
+        ({"order": "low"}, r"order: expected several names, e.g. \('low',\); got the text 'low'"),
+        ({"experts": ("a", "a")}, "experts: expected each expert once, got a, a"),
+        ({"seams": 1.5}, "seams: expected a whole number of at least 0, got 1.5"),
+        ({"above": {"low": math.nan}}, "above: expected a finite gamma for 'low', got nan"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            Constraints(**faulty)

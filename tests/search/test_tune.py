@@ -12,8 +12,8 @@ from snrouter.errors import SpecError, SupportError
 from snrouter.experts.base import Expert, Prediction
 from snrouter.gamma import interval
 from snrouter.metrics.likelihood.estimate import Term
-from snrouter.search.routes import FREE, Constraints
-from snrouter.search.tune import best_route, halves, optimism, select
+from snrouter.search.routes import FREE, Constraints, Costs
+from snrouter.search.tune import FITTED, FURTHER, HELD_OUT, _fewest, best_route, halves, optimism, select
 
 LEVEL = torch.linspace(1.0, 0.02, 64)
 
@@ -41,7 +41,7 @@ def test_a_route_that_no_single_switch_can_say_is_found(oracles, gaussian):
     names, switches = choice.policy.route
     assert names == ("outer", "inner", "outer")
     assert switches == pytest.approx((-6.0, -1.0), abs=float(profile.edges.diff().max()))
-    single = profile.subset(choice.scored_on).vlb(choice.routes[1])
+    single = profile.subset(choice.scored_on).vlb(choice.table[1].policy)
     gain = Term.of(single.values - choice.score.values)
     assert gain.value > 5 * gain.standard_error
 
@@ -55,6 +55,11 @@ def test_equal_experts_get_no_seam(experts):
 def test_few_images_do_not_make_seams_either():
     chosen = [best_route(made_up(LEVEL.expand(2, -1), images=24, seed=seed)) for seed in range(40)]
     assert [choice.policy.seams for choice in chosen].count(()) >= 38
+
+
+def test_many_equal_experts_and_seams_make_none_either():
+    chosen = [best_route(made_up(LEVEL.expand(6, -1), images=100, seed=seed), Constraints(seams=8)) for seed in range(20)]
+    assert [choice.policy.seams for choice in chosen].count(()) >= 19
 
 
 def test_a_real_gain_is_kept():
@@ -77,7 +82,7 @@ def test_the_table_is_cross_validated():
         assert row.excess.value == pytest.approx(row.value.value - lowest)
         assert len(row.value.values) == len(choice.chosen_on)
     assert choice.table[0].excess.value > 3 * choice.table[0].excess.standard_error > 0
-    assert choice.routes[1] == choice.policy
+    assert choice.table[1].policy == choice.policy
 
 
 def test_an_image_is_never_scored_by_a_route_that_was_chosen_with_it():
@@ -88,7 +93,7 @@ def test_an_image_is_never_scored_by_a_route_that_was_chosen_with_it():
     profile.errors["b"][row] = 0.0
     choice = best_route(profile)
     place = choice.chosen_on.tolist().index(row)
-    assert choice.routes[0] == snrouter.Single("b")
+    assert choice.table[0].policy == snrouter.Single("b")
     assert float(choice.table[0].value.values[place]) == pytest.approx(float(profile.vlb(snrouter.Single("a")).values[row]))
 
 
@@ -137,6 +142,31 @@ def test_the_ends_are_chosen_with_the_route():
     assert [end.bounds for end in lone.ends] == [profile.interval]
 
 
+def test_the_ends_are_chosen_on_the_half_that_the_route_is():
+    profile = made_up(torch.stack([LEVEL, 1.2 * LEVEL]))
+    scored = halves(len(profile), 0)[1]
+    profile.reconstruction[-10.0][scored] = 400.0
+    choice = best_route(profile, gamma_min=[-12.0, -10.0])
+    assert choice.bounds.gamma_min == -10.0
+    assert min(choice.ends, key=lambda end: end.value.value).bounds.gamma_min == -12.0
+
+
+def test_more_seams_must_be_better_held_out_and_fitted():
+    """Values of two routes on 100 images whose paired difference has a standard error of one."""
+    noise = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    noise *= 10 / noise.std()
+
+    def fewest(held_out: float, fitted: float, seams: int = 1) -> int:
+        rows = ([noise + gain] * seams + [0 * noise] for gain in (held_out, fitted))
+        return _fewest([0, seams], *map(torch.stack, rows))
+
+    assert fewest(HELD_OUT + 0.1, FITTED + 0.1) == 1
+    assert fewest(HELD_OUT - 0.1, FITTED + 9) == fewest(HELD_OUT + 9, FITTED - 0.1) == 0
+    assert fewest(HELD_OUT + 0.1, FITTED + 3 * FURTHER + 0.1, seams=4) == 4
+    assert fewest(HELD_OUT + 0.1, FITTED + 3 * FURTHER - 0.1, seams=4) == 0
+    assert (FITTED, FURTHER, HELD_OUT) == (3.5, 0.25, 1.0)  # with which the shares in the module's docstring were measured
+
+
 def test_ends_without_a_route_are_left_out():
     profile = made_up(LEVEL.expand(1, -1))
     profile.errors["a"][profile.gamma < -10] = math.nan
@@ -154,10 +184,23 @@ def test_optimism_is_how_much_a_route_gains_where_it_was_chosen():
     wanted = []
     for split in range(3):
         both = halves(60, 2, split)
-        a, b = (profile.vlb(select(profile, FREE, profile.interval, rows).policy).values for rows in both)
+        a, b = (profile.vlb(select(Costs.of(profile, FREE), rows).policy).values for rows in both)
         wanted.append(float(a[both[1]].mean() - a[both[0]].mean() + b[both[0]].mean() - b[both[1]].mean()) / 2)
     assert any(wanted)
     assert optimism(profile, splits=3, seed=2).values.tolist() == pytest.approx(wanted)
+
+
+def test_optimism_is_that_of_routes_under_the_constraints_between_the_bounds():
+    profile = made_up(CROSSING, images=60)
+    lone = optimism(profile, Constraints(experts=("a",)), splits=3)
+    assert not bool(lone.values.any())
+    narrow = optimism(profile, splits=3, bounds=(-12.0, -5.0))
+    cut = {name: torch.where(profile.gamma <= -5, error, 0.0) for name, error in profile.errors.items()}
+    again = optimism(replace(profile, errors=cut), splits=3)
+    assert narrow.values.tolist() == pytest.approx(again.values.tolist())
+    assert narrow.values.tolist() != pytest.approx(optimism(profile, splits=3).values.tolist())
+    with pytest.raises(SpecError, match="splits: expected at least 1, got 0"):
+        optimism(profile, splits=0)
 
 
 def test_optimism_is_small():

@@ -209,6 +209,18 @@ def test_a_solver_that_only_solves_solves_them_one_by_one(experts):
     assert heard[-1] == pytest.approx(1)
 
 
+def test_a_built_in_solver_that_is_overridden_is_what_solves(experts):
+    class Half(snrouter.Heun):
+        def solve(self, expert, z, interval, **arguments):
+            return super().solve(expert, z / 2, interval, **arguments)
+
+    routes = some_routes(experts)
+    forked = solve_routes(Half(4), routes, start(), BOUNDS)
+    for label, route in routes.items():
+        assert torch.equal(forked.solutions[label].z, snrouter.Heun(4).solve(route, start() / 2, BOUNDS).z)
+        assert forked.spent[label] == forked.solutions[label].nfe
+
+
 def test_no_route_is_solved_where_one_may_not_run(experts, oracles):
     narrow = Counted(oracles.gaussian(support=(-2.0, 3.0)))
     routes = {"whole": experts["high"], "narrow": narrow}

@@ -16,7 +16,7 @@ from snrouter.gamma import GammaInterval, alpha, edm_sigma
 from snrouter.solvers import grids
 from snrouter.solvers.base import Solution
 from snrouter.solvers.integrate import ADAPTIVE, FIXED
-from snrouter.solvers.sample import finish
+from snrouter.solvers.sample import finish, sample_routes
 
 BOUNDS = GammaInterval(-8.0, 4.0)
 
@@ -185,6 +185,21 @@ def test_slips_in_python_are_told(oracles):
             snrouter.sample(expert, 2, (3,), (-8.0, 4.0), **arguments)
     with pytest.raises(SpecError, match="expected an Expert, got Identity; see"):
         snrouter.merge({"a": torch.nn.Identity()}, snrouter.Single("a"))
+    for routes, message in (
+        ({}, "routes: expected one or more by label"),
+        ([expert], "routes: expected one or more by label"),
+        ({"a": torch.nn.Identity()}, "route 'a': expected an Expert, got Identity; see"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            sample_routes(routes, 2, (3,), (-8.0, 4.0))
+    for routes, message in (
+        ({}, "routes: expected one or more by label"),
+        ([expert], "expected an Expert, got list; see"),
+        (torch.nn.Identity(), "expected an Expert, got Identity; see"),
+        ({"a": torch.nn.Identity()}, "route 'a': expected an Expert, got Identity; see"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            snrouter.bits_per_dim(routes, oracles.images(2), (-8.0, 4.0))
     with pytest.raises(SpecError, match="expected experts by name"):
         snrouter.merge(snrouter.Single("a"), {"a": expert})
     with pytest.raises(SpecError, match="solver an ODE"):

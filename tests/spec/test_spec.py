@@ -11,6 +11,7 @@ import yaml
 from snrouter import spec
 from snrouter.errors import CheckpointError, SnrouterError, SpecError, SupportError
 from snrouter.gamma import GammaInterval
+from snrouter.spec.components import arguments_model
 
 GAUSSIANS = """
 experts:
@@ -189,6 +190,14 @@ def test_the_schema_describes_every_builtin_and_accepts_its_own_example() -> Non
     assert {"experts.edm", "policies.threshold", "solvers.heun", "metrics.bpd", "datasets.digits"} <= schema["$defs"].keys()
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["policies.threshold"]["properties"]["switch"]["description"] == "a position on the noise axis"
+
+
+def test_reference_is_a_key_of_its_own_for_all_but_experts() -> None:
+    def plugin(reference: str = "none", name: str = "", steps: int = 3) -> None:
+        """One that takes a reference of its own."""
+
+    assert set(arguments_model(plugin, "plugin", "metric").model_fields) == {"reference", "steps"}
+    assert set(arguments_model(plugin, "plugin", "expert").model_fields) == {"steps"}
 
 
 def test_identity_changes_with_a_file_and_not_with_its_path(tmp_path: Path) -> None:

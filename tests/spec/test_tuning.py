@@ -40,6 +40,7 @@ def test_positions_become_gammas_and_ends_ascend(tmp_path: Path) -> None:
         ("tune.above={quality: {etta: 0.1}}", "unknown unit 'etta'; did you mean 'eta'?"),
         ("tune.gamma_min=[-7, 5]", "expected every gamma_min below every gamma_max, got gamma_min=5, gamma_max=5"),
         ("tune.gamma_max=[{eta: 2}]", "tune.gamma_max[0]: eta: expected a fraction between 0 and 1, got 2"),
+        ("tune.order=[]", "tune.order: tuple should have at least 1 item"),
         ("tune.experts=[]", "tune.experts: tuple should have at least 1 item"),
         ("tune.images=3", "tune.images: input should be greater than or equal to 4, got 3"),
     ],
@@ -50,6 +51,12 @@ def test_a_fault_is_one_line_that_says_where(override: str, expected: str) -> No
     assert expected in str(caught.value)
     assert str(caught.value).startswith("--set tune")
     assert "\n" not in str(caught.value)
+
+
+def test_an_order_names_all_that_may_run() -> None:
+    assert spec.load("digits", ["tune.order=[quality, likelihood]"]).tuning().experts == ("quality", "likelihood")
+    with pytest.raises(SpecError, match="no expert 'discrete' to choose from; there are quality, likelihood"):
+        spec.load("digits", ["tune={order: [quality, likelihood], above: {discrete: 0}}"]).check()
 
 
 def test_a_position_may_lie_beyond_the_interval_where_an_end_does() -> None:

@@ -23,6 +23,7 @@ from snrouter.metrics.likelihood.estimate import Estimate, Term, error_parts
 from snrouter.metrics.likelihood.ode import Divergence, ProbeNoise, log_densities
 from snrouter.metrics.likelihood.vlb import variational_bounds
 from snrouter.solvers.base import Progress, Tally, progress_bar
+from snrouter.solvers.fork import check_routes
 from snrouter.solvers.ode import ODE
 
 
@@ -128,7 +129,8 @@ def bits_per_dim(
     for what, rows in (("indices", keys), ("condition", condition)):
         if rows is not None and len(rows) != len(images):
             raise SpecError(f"{what}: expected {len(images)}, one per image; got {len(rows)}")
-    routes = {"": expert} if isinstance(expert, Expert) else dict(expert)
+    routes = dict(expert) if isinstance(expert, Mapping) else {"": expert}
+    check_routes(routes)
     draws, solver = Draws(seed), solver or ODE()
     tallies, spent = {label: Tally() for label in routes}, dict.fromkeys(routes, 0.0)
     to_bits = 1 / (images[0].numel() * math.log(2))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snrouter.draws import Draws
+from snrouter.errors import NonFiniteError
 from snrouter.experts.base import Expert, expand
 from snrouter.gamma import alpha, sigma
 from snrouter.solvers.base import Progress, Tally
@@ -42,9 +43,20 @@ def noisy_state(x: Tensor, gamma: Tensor, j: int, draws: Draws, indices: Sequenc
     return expand(alpha(at), x) * x + expand(sigma(at), x) * noise, noise
 
 
-def squared_error(noise: Tensor, eps_hat: Tensor) -> Tensor:
-    """|eps - eps_hat|^2 of each image, float64 [B]."""
-    return (noise - eps_hat).double().flatten(1).square().sum(1)
+def squared_error(name: str, gamma: Tensor, noise: Tensor, eps_hat: Tensor) -> Tensor:
+    """|eps - eps_hat|^2 of each image, float64 [B], of what the expert of this name returned at gamma [B].
+
+    Raises:
+        NonFiniteError: when that is NaN or infinite.
+    """
+    error = (noise - eps_hat).double().flatten(1).square().sum(1)
+    bad = ~error.isfinite().cpu()
+    if bool(bad.any()):
+        raise NonFiniteError(
+            f"expert {name!r} returned NaN or infinity at gamma={float(gamma[bad][0]):g} for "
+            f"{int(bad.sum())} of {len(error)} images; check its weights, or run it in float32"
+        )
+    return error
 
 
 @torch.no_grad()
@@ -88,7 +100,7 @@ def denoising_errors(
                 continue
             prediction = expert(z[rows], at[rows], None if condition is None else condition[rows])
             tallies[name].add(prediction.calls)
-            errors[name][rows, j] = squared_error(noise[rows], prediction.eps_hat)
+            errors[name][rows, j] = squared_error(name, at[rows], noise[rows], prediction.eps_hat)
         if progress is not None:
             progress((j + 1) / times)
     return Denoising(errors, tallies)

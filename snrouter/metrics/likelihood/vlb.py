@@ -74,7 +74,9 @@ def variational_bounds(
 ) -> dict[str, Terms]:
     """The bounds of several routes, on common times and noise.
 
-    What several routes ask of one expert at the same states it is asked once, so that every route's terms are those it has alone.
+    What routes ask of one expert for the same images of the batch at the same time, it is asked once. At a time where a switch has
+    some images below it and some above, each route asks for its own, though those of another overlap: its terms are, bit for bit,
+    those it has alone.
 
     Args:
         routes: by label; each asks once per image and time.
@@ -112,9 +114,10 @@ def variational_bounds(
         z, noise = (part[rows] for part in noisy_state(x, gamma, j, draws, indices, repeat))
         with torch.no_grad():
             prediction = question.expert(z, gamma[rows, j], None if condition is None else condition[rows])
+        error = squared_error(question.expert.name, gamma[rows, j], noise, prediction.eps_hat)
         seen[question.routes[0]].spent += sum(prediction.calls.values())
         for label in question.routes:
-            seen[label].errors[rows, j] = squared_error(noise, prediction.eps_hat)
+            seen[label].errors[rows, j] = error
             seen[label].tally.add(prediction.calls)
         if progress is not None:
             progress((done + 1) / len(questions))
