@@ -21,7 +21,7 @@ from snrouter.doctor import Check
 from snrouter.errors import SpecError
 from snrouter.evaluation import Worker, own_route, plan, run, sweep, sweep_routes
 from snrouter.evaluation.logs import numbers
-from snrouter.evaluation.profiles import prepared
+from snrouter.evaluation.tuning.profiles import prepared
 from snrouter.evaluation.worker import DTYPES
 from snrouter.experts.checkpoints import card_path
 from snrouter.metrics.base import PairMetric

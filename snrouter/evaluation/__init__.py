@@ -19,7 +19,7 @@ from snrouter.evaluation.logs import log_results
 from snrouter.evaluation.results import Results, plain, results_of, write_results
 from snrouter.evaluation.routes import Route, own_route, sweep_routes
 from snrouter.evaluation.shards import collect, save_shard
-from snrouter.evaluation.tune import tune
+from snrouter.evaluation.tuning import tune
 from snrouter.evaluation.work import Site, ready
 from snrouter.evaluation.worker import Worker
 from snrouter.spec import Document

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from snrouter import evaluation, spec
 from snrouter.errors import SpecError, SupportError
-from snrouter.evaluation import processes, profiles
-from snrouter.evaluation.candidates import Candidates, _Found, beaten, written
+from snrouter.evaluation import processes
 from snrouter.evaluation.rows import Row
+from snrouter.evaluation.tuning import profiles
+from snrouter.evaluation.tuning.candidates import Candidates, _Found, beaten, written
 from snrouter.gamma import GammaInterval
 from snrouter.router.piecewise import Piecewise, Single, Stretch
 from snrouter.router.threshold import Threshold

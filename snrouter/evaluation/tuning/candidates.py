@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from snrouter.errors import SupportError
-from snrouter.evaluation.possible import constraints_of, own_bounds, seams_label
-from snrouter.evaluation.profiles import Measured
 from snrouter.evaluation.results import Paired, paired
 from snrouter.evaluation.routes import Route, own_route
 from snrouter.evaluation.rows import Row
+from snrouter.evaluation.tuning.possible import constraints_of, own_bounds, seams_label
+from snrouter.evaluation.tuning.profiles import Measured
 from snrouter.gamma import GammaInterval
 from snrouter.metrics.base import SampleMetric
 from snrouter.router.base import GammaPolicy

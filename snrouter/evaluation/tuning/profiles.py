@@ -11,9 +11,9 @@ import torch
 
 from snrouter.errors import SpecError
 from snrouter.evaluation.jobs import make_job
-from snrouter.evaluation.possible import check_possible, own_bounds, widest
 from snrouter.evaluation.routes import Route
 from snrouter.evaluation.shards import Cells, Job, collect, fingerprint
+from snrouter.evaluation.tuning.possible import check_possible, own_bounds, widest
 from snrouter.evaluation.work import Site
 from snrouter.evaluation.worker import Worker
 from snrouter.experts.base import Expert

@@ -11,12 +11,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from snrouter.evaluation.candidates import QUALITY, Beaten, Candidates, likelihood, policy_of, written, written_metrics
-from snrouter.evaluation.possible import constraints_of, own_bounds
-from snrouter.evaluation.profiles import Measured
-from snrouter.evaluation.rounds import Drawn
 from snrouter.evaluation.routes import Route
 from snrouter.evaluation.shards import network_calls
+from snrouter.evaluation.tuning.candidates import QUALITY, Beaten, Candidates, likelihood, policy_of, written, written_metrics
+from snrouter.evaluation.tuning.possible import constraints_of, own_bounds
+from snrouter.evaluation.tuning.profiles import Measured
+from snrouter.evaluation.tuning.rounds import Drawn
 from snrouter.gamma import GammaInterval
 from snrouter.metrics.bits_per_dim import BitsPerDim
 from snrouter.metrics.likelihood.estimate import Estimate, Term

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snrouter.evaluation.candidates import QUALITY, Beaten, Candidates, beaten, policy_of
 from snrouter.evaluation.jobs import plan
-from snrouter.evaluation.profiles import Measured
 from snrouter.evaluation.results import SHOWN, compare
 from snrouter.evaluation.routes import Route
 from snrouter.evaluation.rows import Made, Row, summarise
 from snrouter.evaluation.shards import Job
+from snrouter.evaluation.tuning.candidates import QUALITY, Beaten, Candidates, beaten, policy_of
+from snrouter.evaluation.tuning.profiles import Measured
 from snrouter.evaluation.work import Site
 from snrouter.evaluation.worker import Worker
 from snrouter.metrics.base import SampleMetric

@@ -15,17 +15,17 @@ from typing import Any
 from safetensors.torch import save
 
 from snrouter.errors import SpecError
-from snrouter.evaluation.candidates import candidates, likelihood, policy_of, written_metrics
 from snrouter.evaluation.jobs import plan, run_fingerprint
 from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.logs import log_results
-from snrouter.evaluation.possible import constraints_of, own_bounds
-from snrouter.evaluation.profiles import FEWEST, Measured, measure
 from snrouter.evaluation.results import Results, trade_off, write_results
-from snrouter.evaluation.rounds import draw_rounds
 from snrouter.evaluation.routes import Route
 from snrouter.evaluation.shards import collect, fingerprint
-from snrouter.evaluation.tuned import FILE, Exact, Tuned, report, spec_text
+from snrouter.evaluation.tuning.candidates import candidates, likelihood, policy_of, written_metrics
+from snrouter.evaluation.tuning.possible import constraints_of, own_bounds
+from snrouter.evaluation.tuning.profiles import FEWEST, Measured, measure
+from snrouter.evaluation.tuning.rounds import draw_rounds
+from snrouter.evaluation.tuning.tuned import FILE, Exact, Tuned, report, spec_text
 from snrouter.evaluation.work import Site
 from snrouter.evaluation.worker import Worker
 from snrouter.files import write
