@@ -103,7 +103,7 @@ def _kind(kind: str) -> Iterator[str]:
         if row.status != "ok":
             raise SnrouterError(f"{kind} {row.name}: {row.status}")
         target = REGISTRIES[kind].get(row.name)
-        model = arguments_model(target, row.name)
+        model = arguments_model(target, row.name, REGISTRIES[kind].kind)
         said = _arguments(target)
         schema = model.model_json_schema()
         rows = list(_rows(model, schema, said))
