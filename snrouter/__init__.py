@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from snrouter.router.routed_expert import merge as merge
     from snrouter.router.threshold import Threshold as Threshold
     from snrouter.search.profile import Profile as Profile
-    from snrouter.search.profile import profile as profile
+    from snrouter.search.profiling import profile as profile
     from snrouter.search.routes import Constraints as Constraints
     from snrouter.search.tune import best_route as best_route
     from snrouter.solvers.ancestral import Ancestral as Ancestral
@@ -65,7 +65,7 @@ _HOMES = {
     "measure": "snrouter.metrics.measure",
     "merge": "snrouter.router.routed_expert",
     "position": "snrouter.gamma",
-    "profile": "snrouter.search.profile",
+    "profile": "snrouter.search.profiling",
     "reconstruct": "snrouter.solvers.reconstruct",
     "sample": "snrouter.solvers.sample",
     "wrap": "snrouter.experts.generic",

@@ -22,7 +22,7 @@ from snrouter.metrics.features.base import compact, found
 from snrouter.plugins import entry_points as plugins
 from snrouter.router.offload import Offloaded, Stage
 from snrouter.router.routed_expert import RoutedExpert
-from snrouter.search.profile import measure_profile
+from snrouter.search.profiling import measure_profile
 from snrouter.solvers.base import Progress, Solution
 from snrouter.solvers.fork import Forked
 from snrouter.solvers.reconstruct import reconstruct

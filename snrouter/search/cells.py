@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,7 @@ from snrouter.errors import SpecError
 from snrouter.experts.base import Expert
 from snrouter.gamma import SUPPORT_TOLERANCE, GammaInterval
 from snrouter.gamma import interval as as_interval
-
-if TYPE_CHECKING:
-    from snrouter.search.profile import Profile
+from snrouter.search.profile import Profile
 
 PILOT = 16
 """One image in so many is a pilot's."""

@@ -156,7 +156,17 @@ def solve_routes(
     """
     if isinstance(solver, LegSolver) and type(solver).solve is LegSolver.solve:
         return _together(solver, routes, z, interval, indices, condition, seed, direction, progress)
-    return _one_by_one(solver, routes, z, interval, indices, condition, seed, direction, progress)
+    solutions = dict[str, Solution]()
+    for number, (label, expert) in enumerate(routes.items()):
+
+        def told(fraction: float, number: int = number) -> None:
+            if progress is not None:
+                progress((number + fraction) / len(routes))
+
+        solutions[label] = solver.solve(
+            expert, z, interval, indices=indices, condition=condition, seed=seed, direction=direction, progress=told
+        )
+    return Forked(solutions, {label: solution.nfe for label, solution in solutions.items()})
 
 
 @torch.no_grad()
@@ -295,27 +305,3 @@ def stepped(leg: Leg, grid: Sequence[float], step: Callable[[Point, float], Poin
             leg.tell(node)
         passed = len(nodes)
         yield end, step(at, end)
-
-
-def _one_by_one(
-    solver: Solver,
-    routes: Mapping[str, Expert],
-    z: Tensor,
-    interval: GammaInterval | tuple[float, float],
-    indices: Sequence[int] | None,
-    condition: Tensor | None,
-    seed: int,
-    direction: Direction,
-    progress: Progress | None,
-) -> Forked:
-    solutions = dict[str, Solution]()
-    for number, (label, expert) in enumerate(routes.items()):
-
-        def told(fraction: float, number: int = number) -> None:
-            if progress is not None:
-                progress((number + fraction) / len(routes))
-
-        solutions[label] = solver.solve(
-            expert, z, interval, indices=indices, condition=condition, seed=seed, direction=direction, progress=told
-        )
-    return Forked(solutions, {label: solution.nfe for label, solution in solutions.items()})

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import snrouter
-import snrouter.search.profile as module
+import snrouter.search.profiling as module
 from snrouter.errors import DataError, NonFiniteError, SpecError, SupportError
 from snrouter.experts.base import Expert, Prediction
 from snrouter.gamma import GammaInterval, interval
 from snrouter.metrics.likelihood.estimate import Term
 from snrouter.search.cells import cells
-from snrouter.search.profile import Profile, measure_profile
+from snrouter.search.profile import Profile
+from snrouter.search.profiling import measure_profile
 from snrouter.spec import load
 
 BOUNDS = GammaInterval(-9.0, 5.0)

@@ -11,7 +11,7 @@ from snrouter.draws import Draws
 from snrouter.errors import SupportError
 from snrouter.experts.wrapper import ExpertWrapper
 from snrouter.gamma import GammaInterval
-from snrouter.metrics.likelihood.ode import log_densities, log_density
+from snrouter.metrics.likelihood.ode import log_densities
 from snrouter.router.piecewise import Stretch
 from snrouter.solvers.base import Solver
 from snrouter.solvers.fork import solve_routes
@@ -259,7 +259,7 @@ def test_log_densities_of_routes_are_those_that_each_has(experts, solver, diverg
     densities = log_densities(routes, start(), BOUNDS, **arguments)
     assert sum(densities.spent.values()) == (rows(experts) - before) / 4
     for label, route in routes.items():
-        alone = log_density(route, start(), BOUNDS, **arguments)
+        alone = log_densities({"": route}, start(), BOUNDS, **arguments).each[""]
         ours = densities.each[label]
         assert torch.equal(ours.prior, alone.prior)
         assert torch.equal(ours.divergence, alone.divergence)

@@ -64,11 +64,11 @@ def denoising_errors(
     experts: Mapping[str, Expert],
     x: Tensor,
     gamma: Tensor,
+    asked: Mapping[str, Tensor],
     *,
     draws: Draws,
     indices: Sequence[int],
     repeat: int = 0,
-    asked: Mapping[str, Tensor] | None = None,
     condition: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Denoising:
@@ -78,10 +78,10 @@ def denoising_errors(
         experts: by name.
         x: images [B, ...].
         gamma: float64 [B, J] on the CPU.
+        asked: by expert, where it is asked, bool [B, J].
         draws: the run's draws, as `noisy_state` takes them.
         indices: which images these are.
         repeat: which repetition of the noise.
-        asked: by expert, where it is asked, bool [B, J]; everywhere when left out.
         condition: passed to the experts, [B, ...].
         progress: told the fraction done.
 
@@ -95,8 +95,8 @@ def denoising_errors(
     for j in range(times):
         at, (z, noise) = gamma[:, j], noisy_state(x, gamma, j, draws, indices, repeat)
         for name, expert in experts.items():
-            rows = slice(None) if asked is None or bool(asked[name][:, j].all()) else asked[name][:, j].nonzero()[:, 0]
-            if len(at[rows]) == 0:
+            rows = asked[name][:, j].nonzero()[:, 0]
+            if not len(rows):
                 continue
             prediction = expert(z[rows], at[rows], None if condition is None else condition[rows])
             tallies[name].add(prediction.calls)

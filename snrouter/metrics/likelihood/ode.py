@@ -49,39 +49,6 @@ class LogDensities(NamedTuple):
     spent: dict[str, float]
 
 
-def log_density(
-    expert: Expert,
-    z: Tensor,
-    bounds: GammaInterval,
-    *,
-    solver: ODE,
-    divergence: Divergence,
-    probes: int,
-    probe_noise: ProbeNoise,
-    draws: Draws,
-    indices: Sequence[int],
-    draw: int = 0,
-    condition: Tensor | None = None,
-    progress: Progress | None = None,
-) -> LogDensity:
-    """Log-density of z [B, ...] under one route; see `log_densities`."""
-    densities = log_densities(
-        {"": expert},
-        z,
-        bounds,
-        solver=solver,
-        divergence=divergence,
-        probes=probes,
-        probe_noise=probe_noise,
-        draws=draws,
-        indices=indices,
-        draw=draw,
-        condition=condition,
-        progress=progress,
-    )
-    return densities.each[""]
-
-
 def log_densities(
     routes: Mapping[str, Expert],
     z: Tensor,
