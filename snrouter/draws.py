@@ -36,8 +36,10 @@ class Draws:
         """Standard normal draws, float64 [len(indices), *shape]."""
         return self._fill(np.random.Generator.standard_normal, purpose, indices, shape, draw, stage)
 
-    def uniform(self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0) -> Tensor:
-        """Uniform draws in [0, 1), float64 [len(indices), *shape]."""
+    def uniform(
+        self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int | Sequence[int] = 0, stage: int = 0
+    ) -> Tensor:
+        """Uniform draws in [0, 1), float64 [len(indices), *shape]; `draw` is one number, or one an index."""
         return self._fill(np.random.Generator.random, purpose, indices, shape, draw, stage)
 
     def rademacher(self, purpose: str, indices: Sequence[int], shape: Sequence[int], *, draw: int = 0, stage: int = 0) -> Tensor:
@@ -50,7 +52,7 @@ class Draws:
         purpose: str,
         indices: Sequence[int],
         shape: Sequence[int],
-        draw: int,
+        draw: int | Sequence[int],
         stage: int,
     ) -> Tensor:
         if any(index != int(index) or index < 0 for index in indices):
@@ -60,8 +62,9 @@ class Draws:
         philox = np.random.Philox(key=key)
         generator = np.random.Generator(philox)
         state = philox.state
-        for row, index in zip(out, indices, strict=True):
-            state["state"]["counter"][:] = (0, draw, stage, index)
+        numbers = [draw] * len(indices) if isinstance(draw, int) else draw
+        for row, index, number in zip(out, indices, numbers, strict=True):
+            state["state"]["counter"][:] = (0, number, stage, index)
             philox.state = state  # setting a state costs a sixth of building a generator
             sampler(generator, out=row)
         return torch.from_numpy(out.reshape(len(indices), *shape))

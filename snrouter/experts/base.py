@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, overload
 
 import torch
@@ -97,6 +97,10 @@ class Expert(nn.Module, ABC):
     def invertible(self) -> bool:
         """Whether the flow is: a drift that is continuous in z. Exact-ODE likelihood asks for it."""
         return True
+
+    def for_samples(self, indices: Sequence[int] | None) -> Expert:
+        """The expert for batches of these samples, row by row; itself, unless it draws for each sample."""
+        return self
 
     def pieces(self, lo: float, hi: float) -> Iterator[Piece]:
         """The smooth pieces of [lo, hi], ascending."""

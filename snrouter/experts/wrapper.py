@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from snrouter.experts.base import Expert, Piece
 
@@ -32,6 +32,11 @@ class ExpertWrapper(Expert):
     def invertible(self) -> bool:
         """Whether the wrapped expert is."""
         return self.expert.invertible
+
+    def for_samples(self, indices: Sequence[int] | None) -> Expert:
+        """The wrapped expert's, wrapped alike."""
+        expert = self.expert.for_samples(indices)
+        return self if expert is self.expert else self.around(expert)
 
     def require(self, lo: float, hi: float) -> None:
         """Ask the wrapped expert."""

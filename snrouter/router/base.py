@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snrouter.errors import SpecError, SupportError, suggestion
 from snrouter.experts.base import Expert
@@ -49,6 +49,20 @@ class Policy(ABC):
     def invertible(self) -> bool:
         """Whether the weights are continuous in z; only then has the route an invertible flow."""
         return True
+
+    @property
+    def sparse(self) -> bool:
+        """Whether some weights may be zero, so that an expert is worth leaving out."""
+        return True
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What gives the weights, where it is trained; a route has it beside its experts."""
+        return None
+
+    def for_samples(self, indices: Sequence[int] | None) -> Policy:
+        """The policy for a batch of these samples, row by row; itself, unless it draws for each sample."""
+        return self
 
     def check(self, names: Mapping[str, Expert]) -> None:
         """Check that every expert it names exists.
@@ -106,3 +120,26 @@ class GammaPolicy(Policy):
                         f"{name!r}; move it into their common support {common}"
                     )
         return GammaInterval(experts[names[0]].support.gamma_min, experts[names[-1]].support.gamma_max)
+
+
+class Mixture(Policy):
+    """A policy under which any of its experts may run at any gamma."""
+
+    @property
+    def seams(self) -> tuple[float, ...]:
+        """None: weights are continuous in gamma, or jump with the state."""
+        return ()
+
+    def restrict(self, lo: float, hi: float) -> Policy:
+        """Itself."""
+        return self
+
+    def support(self, experts: Mapping[str, Expert]) -> GammaInterval:
+        """Where every expert may be asked; experts that extrapolate may be asked where the others may."""
+        bound = [expert.support for expert in experts.values() if not expert.allow_extrapolation]
+        supports = bound or [expert.support for expert in experts.values()]
+        lo, hi = max(own.gamma_min for own in supports), min(own.gamma_max for own in supports)
+        if lo >= hi:
+            told = ", ".join(f"{name!r} {expert.support}" for name, expert in experts.items())
+            raise SupportError(f"a mixture asks every expert at every gamma, and these have no support in common: {told}")
+        return GammaInterval(lo, hi)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,16 @@ class RoutedExpert(Expert):
         experts: by name; each may itself be a route.
         policy: names some of them.
         name: what errors call it.
+        indices: which samples its batches hold, row by row, for a policy that draws for each; 0 ... B - 1 when left out.
 
     Raises:
         SpecError: when the policy names an expert that is not there.
         SupportError: when it uses one where it was not trained.
     """
 
-    def __init__(self, experts: Mapping[str, Expert], policy: Policy, name: str = "route") -> None:
+    def __init__(
+        self, experts: Mapping[str, Expert], policy: Policy, name: str = "route", indices: Sequence[int] | None = None
+    ) -> None:
         if not isinstance(policy, Policy) or not isinstance(experts, Mapping):
             raise SpecError(f"expected experts by name, {{'low': ...}}, and a policy, got {experts!r:.60} and {policy!r:.60}")
         policy.check(experts)
@@ -45,6 +48,8 @@ class RoutedExpert(Expert):
                 raise SpecError(f"expert name {key!r}: expected a word without a dot, which stands between names of nested routes")
         self.experts = nn.ModuleDict({f"_{key}": expert for key, expert in used.items()})
         self.policy = policy
+        self.gate = policy.network
+        self.indices = indices
 
     def expert(self, name: str) -> Expert:
         """The expert of that name."""
@@ -52,29 +57,52 @@ class RoutedExpert(Expert):
 
     def predict(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """One pass over the batch."""
-        if isinstance(self.policy, Single):
-            return self._ask(self.policy.expert, z, gamma, condition)
-        weights = self.policy.weights(gamma, z, condition)
-        active = weights.detach().cpu() != 0
+        policy = self.policy.for_samples(self.indices)
+        if isinstance(policy, Single):
+            return self._ask(policy.expert, z, gamma, condition)
+        weights = policy.weights(gamma, z, condition)
+        active = weights.detach().cpu() != 0 if policy.sparse else torch.ones(weights.shape, dtype=torch.bool)
         columns = active.any(0).nonzero()[:, 0].tolist()
-        if len(columns) == 1:  # one expert has all of every row's weight
-            return self._ask(self.policy.experts[columns[0]], z, gamma, condition)
+        if len(columns) == 1 and policy.sparse:  # one expert has all of every row's weight
+            return self._ask(policy.experts[columns[0]], z, gamma, condition)
         eps, x, calls = torch.zeros_like(z), torch.zeros_like(z), dict[str, int]()
         for column in columns:
-            rows = active[:, column].nonzero()[:, 0]
-            there = rows.to(z.device)
-            name = self.policy.experts[column]
-            part = self._ask(name, z[there], gamma[rows], None if condition is None else condition[there])
-            share = expand(weights[rows.to(weights.device), column], part.eps_hat)
-            eps = eps.index_add(0, there, share * part.eps_hat)
-            x = x.index_add(0, there, share * part.x_hat)
+            name, whole = policy.experts[column], bool(active[:, column].all())
+            rows = None if whole else active[:, column].nonzero()[:, 0]
+            part = self._ask(name, z, gamma, condition, rows)
+            share = weights[:, column] if rows is None else weights[rows.to(weights.device), column]
+            share = expand(share, part.eps_hat)
+            if rows is None:
+                eps, x = eps + share * part.eps_hat, x + share * part.x_hat
+            else:
+                there = rows.to(z.device)
+                eps, x = eps.index_add(0, there, share * part.eps_hat), x.index_add(0, there, share * part.x_hat)
             for key, count in part.calls.items():
                 calls[key] = calls.get(key, 0) + count
         return Prediction(eps, x, calls)
 
-    def _ask(self, name: str, z: Tensor, gamma: Tensor, condition: Tensor | None) -> Prediction:
-        eps_hat, x_hat, calls = self.expert(name).predict(z, gamma, condition)
+    def _ask(self, name: str, z: Tensor, gamma: Tensor, condition: Tensor | None, rows: Tensor | None = None) -> Prediction:
+        """What one expert says of the whole batch, or of some of its rows."""
+        indices = self.indices
+        if rows is not None:
+            there = rows.to(z.device)
+            z, gamma, condition = z[there], gamma[rows], None if condition is None else condition[there]
+            indices = rows.tolist() if indices is None else [indices[row] for row in rows.tolist()]
+        eps_hat, x_hat, calls = self.expert(name).for_samples(indices).predict(z, gamma, condition)
         return Prediction(eps_hat, x_hat, {f"{name}.{key}" if key else name: n for key, n in calls.items()})
+
+    def for_samples(self, indices: Sequence[int] | None) -> Expert:
+        """The same route, its lots those of these samples; itself where no policy draws any."""
+        return RoutedExpert(self._named(), self.policy, self.name, indices) if self._draws else self
+
+    @property
+    def _draws(self) -> bool:
+        """Whether its policy, or one of a route below it, draws for each sample."""
+        inner = (self.expert(name) for name in self.policy.experts)
+        return self.policy.for_samples(()) is not self.policy or any(expert.for_samples(()) is not expert for expert in inner)
+
+    def _named(self) -> dict[str, Expert]:
+        return {name: self.expert(name) for name in self.policy.experts}
 
     @property
     def seams(self) -> tuple[float, ...]:
@@ -108,7 +136,7 @@ class RoutedExpert(Expert):
             cuts = [start, *sorted(inner), end]
             for low, high in itertools.pairwise(cuts):
                 held = {name: next(iter(expert.pieces(low, high))) for name, expert in names.items()}
-                routed = RoutedExpert({name: piece.expert for name, piece in held.items()}, policy, self.name)
+                routed = RoutedExpert({name: piece.expert for name, piece in held.items()}, policy, self.name, self.indices)
                 weighted = policy.expert if isinstance(policy, Single) else id(policy)  # a policy may have no ==, e.g. of tensors
                 yield Piece(low, high, routed, (weighted, [piece.identity for piece in held.values()]))
 

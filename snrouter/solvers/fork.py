@@ -164,7 +164,14 @@ def solve_routes(
                 progress((number + fraction) / len(routes))
 
         solutions[label] = solver.solve(
-            expert, z, interval, indices=indices, condition=condition, seed=seed, direction=direction, progress=told
+            expert.for_samples(sample_indices(z, indices)),
+            z,
+            interval,
+            indices=indices,
+            condition=condition,
+            seed=seed,
+            direction=direction,
+            progress=told,
         )
     return Forked(solutions, {label: solution.nfe for label, solution in solutions.items()})
 
@@ -187,6 +194,7 @@ def _together(
         return draws.normal("ancestral", keys, z.shape[1:], draw=at.taken).to(z)
 
     start = Point(bounds.gamma_min if direction == "encode" else bounds.gamma_max, (z,))
+    routes = {label: expert.for_samples(keys) for label, expert in routes.items()}
     arrivals = fork(routes, start, bounds, lambda leg: solver.travel(leg, noise), direction, condition, progress)
     arrived = {label: (point, spent) for label, point, spent in arrivals}
     solutions, spent = dict[str, Solution](), dict[str, float]()

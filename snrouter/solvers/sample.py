@@ -188,7 +188,7 @@ def finish(
     """Add the images: the final step from z_0 [B, ...] at gamma_min to x in [-1, 1]."""
     z = solution.z
     if final == "denoise":
-        lowest = next(iter(expert.pieces(*bounds))).expert
+        lowest = next(iter(expert.for_samples(indices).pieces(*bounds))).expert
         with torch.no_grad():
             prediction = lowest(z, bounds.gamma_min, condition)
         each = dict(solution.nfe_per_expert)

@@ -15,19 +15,21 @@ from snrouter.errors import PluginError
 from snrouter.plugins import entry_points as plugins
 from snrouter.spec.models import Component, MetricComponent, Spec
 
+_FILLED = {"expert": ("reference",), "policy": ("available",)}
+
 
 def arguments_model(target: Callable[..., Any], name: str, kind: str = "") -> type[BaseModel]:
     """The keys a component takes, read off the class or function that a plugin registered.
 
     A parameter called `name` is filled with the spec's own name for the component, `reference` of an expert with a function that
-    gives the spec's reference; they are no keys.
+    gives the spec's reference, `available` of a policy with the names of the spec's experts; they are no keys.
 
     Args:
         target: the class or function.
         name: it is registered under.
         kind: of its registry, e.g. "expert".
     """
-    filled = ("name", "reference") if kind == "expert" else ("name",)
+    filled = ("name", *_FILLED.get(kind, ()))
     hints = _hints(target)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(target).parameters.values():

@@ -51,7 +51,7 @@ class Document:
 
     def policy(self) -> Any:
         """The route's policy."""
-        policy = self._build(plugins.policies, self.spec.route, ("route",))
+        policy = self._build(plugins.policies, self.spec.route, ("route",), {"available": tuple(self.spec.experts)})
         self.at(("route",), lambda: policy.check(self.spec.experts))
         return policy
 

@@ -14,6 +14,7 @@ from snrouter.errors import CheckpointError, suggestion
 from snrouter.experts.networks.adm_unet import ADMUNet
 from snrouter.experts.networks.classifier import Classifier
 from snrouter.experts.networks.dit import DiT
+from snrouter.experts.networks.gate import GateNetwork
 from snrouter.experts.networks.song_unet import SongUNet
 from snrouter.experts.networks.unet import UNet
 from snrouter.experts.networks.vdm_unet import VDMUNet
@@ -26,6 +27,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "vdm_unet": VDMUNet,
     "dit": DiT,
     "classifier": Classifier,
+    "gate": GateNetwork,
 }
 
 MOST_BLOCKS, MOST_ITEMS, LARGEST = 256, 16, 65_536

@@ -73,7 +73,7 @@ class UNet(nn.Module):
                 f"this U-Net halves images {len(self.down)} times, got {list(z.shape[2:])}; "
                 f"expected sides divisible by {stride}: pad or crop them, or give fewer channels"
             )
-        embedding = self.embed(_sinusoids(noise_level * self.noise_scale))
+        embedding = self.embed(sinusoids(noise_level * self.noise_scale))
         if self.label is not None and condition is not None:
             embedding = embedding + self.label(condition)
         elif condition is not None:
@@ -144,7 +144,8 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def _sinusoids(level: Tensor) -> Tensor:
+def sinusoids(level: Tensor) -> Tensor:
+    """Sines and cosines of levels [B] at 16 frequencies from 1 to 100, [B, 32]."""
     frequencies = torch.logspace(0, 2, 16, dtype=level.dtype, device=level.device)
     angles = level[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)

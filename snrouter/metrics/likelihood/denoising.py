@@ -98,7 +98,8 @@ def denoising_errors(
             rows = asked[name][:, j].nonzero()[:, 0]
             if not len(rows):
                 continue
-            prediction = expert(z[rows], at[rows], None if condition is None else condition[rows])
+            asking = expert.for_samples([indices[row] for row in rows.tolist()])
+            prediction = asking(z[rows], at[rows], None if condition is None else condition[rows])
             tallies[name].add(prediction.calls)
             errors[name][rows, j] = squared_error(name, at[rows], noise[rows], prediction.eps_hat)
         if progress is not None:

@@ -113,7 +113,8 @@ def variational_bounds(
         rows, j = question.rows, question.column
         z, noise = (part[rows] for part in noisy_state(x, gamma, j, draws, indices, repeat))
         with torch.no_grad():
-            prediction = question.expert(z, gamma[rows, j], None if condition is None else condition[rows])
+            expert = question.expert.for_samples([indices[row] for row in rows.tolist()])
+            prediction = expert(z, gamma[rows, j], None if condition is None else condition[rows])
         error = squared_error(question.expert.name, gamma[rows, j], noise, prediction.eps_hat)
         seen[question.routes[0]].spent += sum(prediction.calls.values())
         for label in question.routes:
