@@ -9,7 +9,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -79,6 +79,8 @@ class ImageData:
         labels: class labels [N], or None.
         name: what it is, e.g. "digits/test".
         protocol: what numbers measured on it must say beside its name, as plain data: source, version, changes to the pixels.
+        names: of each image's file, relative to the data's root, with `/` between folders; None where no image has a file.
+        attributes: what is known of each image, by name, bool [N].
     """
 
     pixels: Tensor
@@ -86,6 +88,8 @@ class ImageData:
     labels: Tensor | None
     name: str
     protocol: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    names: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    attributes: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.pixels.ndim < 2 or len(self.pixels) == 0:
@@ -94,6 +98,12 @@ class ImageData:
             lo, hi = int(self.pixels.min()), int(self.pixels.max())
             if lo < 0 or hi >= self.levels:
                 raise DataError(f"dataset {self.name}: levels span {lo} to {hi}, expected 0 to {self.levels - 1}")
+        if self.names is not None and len(self.names) != len(self.pixels):
+            raise DataError(f"dataset {self.name}: {len(self.names)} names of {len(self.pixels)} images; expected one an image")
+        for name, values in self.attributes.items():
+            if values.dtype != torch.bool or values.shape != (len(self.pixels),):
+                got = f"{values.dtype} {list(values.shape)}"
+                raise DataError(f"dataset {self.name}: attribute {name!r} is {got}, expected bool [{len(self.pixels)}]")
 
     @classmethod
     def from_dataset(cls, dataset: Items, levels: int = 256, name: str = "dataset") -> ImageData:
@@ -141,9 +151,24 @@ class ImageData:
         if self.levels is None:
             return chosen.to(dtype)
         images = torch.empty(chosen.shape, dtype=dtype)
-        for part, levels in zip(_chunks(images), _chunks(chosen), strict=True):
+        for part, levels in zip(chunks(images), chunks(chosen), strict=True):
             part.copy_(from_levels(levels, self.levels, dtype))
         return images
+
+    def take(self, places: Tensor) -> ImageData:
+        """Those images alone, in that order, with all that is known of them.
+
+        Args:
+            places: indices [m], or bool [N].
+        """
+        indices = places.nonzero().flatten() if places.dtype == torch.bool else places
+        return replace(
+            self,
+            pixels=self.pixels[indices],
+            labels=None if self.labels is None else self.labels[indices],
+            names=None if self.names is None else tuple(self.names[i] for i in indices.tolist()),
+            attributes={name: values[indices] for name, values in self.attributes.items()},
+        )
 
     def content_hash(self) -> str:
         """SHA-256 of pixels, labels, shape and levels; computed once."""
@@ -152,7 +177,7 @@ class ImageData:
     @cached_property
     def _sha256(self) -> str:
         digest = hashlib.sha256(f"{list(self.pixels.shape)} {self.pixels.dtype} {self.levels}".encode())
-        for part in _chunks(self.pixels):
+        for part in chunks(self.pixels):
             digest.update(part.contiguous().numpy().data)
         if self.labels is not None:
             digest.update(self.labels.contiguous().numpy().data)
@@ -165,7 +190,7 @@ class ImageData:
         Levels are summed exactly; without levels all is in the data's own units.
         """
         total = squares = torch.zeros(self.pixels.shape[1], dtype=torch.float64)
-        for part in _chunks(self.pixels):
+        for part in chunks(self.pixels):
             values = part.transpose(0, 1).flatten(1).double()
             total, squares = total + values.sum(1), squares + (values * values).sum(1)
         count = self.pixels[:, 0].numel()
@@ -179,6 +204,11 @@ class ImageData:
             "max": self.pixels.max().item(),
         }
 
+    @cached_property
+    def found(self) -> dict[str, Tensor]:
+        """What was found of each image [N], by name; kept here by what would else compute it again."""
+        return {}
+
     def level_histogram(self) -> Tensor:
         """How many pixels of each channel are on each level, int64 [C, L].
 
@@ -190,12 +220,12 @@ class ImageData:
         channels = self.pixels.shape[1]
         counts = torch.zeros(channels * self.levels, dtype=torch.int64)
         first = self.levels * torch.arange(channels)[:, None]
-        for part in _chunks(self.pixels):
+        for part in chunks(self.pixels):
             counts += torch.bincount((part.transpose(0, 1).flatten(1).long() + first).flatten(), minlength=len(counts))
         return counts.reshape(channels, self.levels)
 
 
-def _chunks(pixels: Tensor) -> Sequence[Tensor]:
+def chunks(pixels: Tensor) -> Sequence[Tensor]:
     """Views of images [N, ...], of at most CHUNK pixels where an image has no more."""
     return torch.split(pixels, max(1, CHUNK // math.prod(pixels.shape[1:])))
 

@@ -45,7 +45,7 @@ def folder(
         classes, count = folder_labels(root, names)
         protocol = {"labels": f"{count} folders"}
     pixels, told = read_pictures(root, names, Changes(mode, size, resize, crop))
-    return ImageData(pixels, 256, classes, f"folder:{root.name}", told | protocol)
+    return ImageData(pixels, 256, classes, f"folder:{root.name}", told | protocol, tuple(names))
 
 
 def folder_labels(root: Path, names: list[str]) -> tuple[Tensor, int]:

@@ -60,13 +60,13 @@ class Changes:
         mode: repeat gray in three channels, or take the ITU-R 601 luma of colour.
         size: the height and width that every image must have, or get.
         resize: how to get it.
-        crop: "center" takes the largest centred square first; "none" stretches what is not square.
+        crop: "center" takes the largest centred square first; "none" stretches what is not square, which "square" refuses.
     """
 
     mode: Literal["rgb", "gray"] | None = None
     size: int | None = None
     resize: Literal["box", "bilinear", "bicubic", "lanczos"] | None = None
-    crop: Literal["center", "none"] | None = None
+    crop: Literal["center", "none", "square"] | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -192,6 +192,8 @@ def _changed(image: Image.Image, path: Path, changes: Changes, done: Counter[str
             f"{path}: {height} x {width} pixels, expected {changes.size} x {changes.size}; "
             f"type folder changes them, by e.g. size: {changes.size}, resize: box, crop: center"
         )
+    if changes.crop == "square" and width != height:
+        raise DataError(f"{path}: {height} x {width} pixels, expected a square; add crop: center to take the largest in its middle")
     done[f"resized to {changes.size} x {changes.size} by {changes.resize}, crop {changes.crop}"] += 1
     if changes.crop == "center":
         side = min(width, height)
