@@ -1,4 +1,4 @@
-"""What a spec will do, told before any weight is loaded."""
+"""What a spec will do, told before any expert is loaded."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ def explain(document: Document) -> dict[str, Any]:
     """Pieces of the route over the run's interval, each with both ends in every unit and the solver's steps on it.
 
     Returns:
-        `{"interval": ..., "solver": ..., "pieces": [{"expert", "from", "to", "steps"}, ...], "clocks": [{"of", "at"}, ...]}`,
-        pieces from most noise to least, as sampling runs; `steps` are the first and last step on the piece, 1 being the first, or
-        None for an adaptive solver. `clocks` are those of experts with numbered steps, and of schedulers that positions are read
-        through; `at` are the ends of the pieces, each with `gamma`, the fractional `timestep`, and where a scheduler is known
-        `boundary_ratio` and `denoising_end`; None beyond the first or last step.
+        `{"interval": ..., "solver": ..., "pieces": [{"expert", "weights", "from", "to", "steps"}, ...],
+        "clocks": [{"of", "at"}, ...]}`, pieces from most noise to least, as sampling runs; `weights` are of "one expert", or of a
+        "mixture", whose experts `expert` lists; `steps` are the first and last step on the piece, 1 being the first, or None for an
+        adaptive solver. `clocks` are those of experts with numbered steps, and of schedulers that positions are read through; `at`
+        are the ends of the pieces, each with `gamma`, the fractional `timestep`, and where a scheduler is known `boundary_ratio`
+        and `denoising_end`; None beyond the first or last step.
     """
     bounds, policy, solver = document.bounds, document.policy(), document.solver()
     edges = [bounds.gamma_min, *(at for at in policy.seams if bounds.gamma_min < at < bounds.gamma_max), bounds.gamma_max]

@@ -15,11 +15,13 @@ from snrouter.data.npz import npz
 from snrouter.experts.base import Expert
 from snrouter.experts.gaussian import gaussian
 from snrouter.experts.gaussian_mixture import gaussian_mixture
+from snrouter.experts.networks.gate import GateNetwork
 from snrouter.experts.networks.unet import UNet
 from snrouter.metrics.base import PairMetric, RouteMetric, SampleMetric, Summary
 from snrouter.metrics.bits_per_dim import BitsPerDim
 from snrouter.metrics.cost import Cost
 from snrouter.metrics.frechet import Frechet
+from snrouter.metrics.gating import Gating
 from snrouter.metrics.inception_score import InceptionScore
 from snrouter.metrics.kernel_distance import KernelDistance
 from snrouter.metrics.likelihood.estimate import standard_error
@@ -109,6 +111,42 @@ class TestPiecewise(PolicyContract):
     def make(self):
         stretches = [("a", -6.0), ("b", -2.5), ("a", -1.0), ("a", 2.0), ("c", None)]
         return snrouter.Piecewise([snrouter.Stretch(*stretch) for stretch in stretches])
+
+
+class TestFixed(PolicyContract):
+    def make(self):
+        return snrouter.Fixed({"a": 0.25, "idle": 0, "b": 0.75})
+
+
+class TestRandom(PolicyContract):
+    def make(self):
+        return snrouter.Random(["a", "b", "c"], seed=3)
+
+
+class TestByClass(PolicyContract):
+    def make(self):
+        return snrouter.ByClass({"round": [0, 6], "straight": [1]})
+
+    def condition(self, batch):
+        return torch.ones(batch, dtype=torch.long)
+
+
+class TestGate(PolicyContract):
+    def make(self):
+        torch.manual_seed(0)
+        network = GateNetwork(experts=3, channels=[4]).double().eval().requires_grad_(False)
+        torch.nn.init.normal_(network.mix[-1].weight, std=2.0)
+        return snrouter.Gate(network, ("a", "b", "c"))
+
+
+class TestTopK(TestGate):
+    def make(self):
+        return snrouter.TopK(super().make(), 2)
+
+
+class TestTopKOfRandom(PolicyContract):
+    def make(self):
+        return snrouter.TopK(snrouter.Random(["a", "b", "c"]), 1)
 
 
 # --- solvers ---------------------------------------------------------------------------------------------------------
@@ -249,6 +287,15 @@ class TestCost(MetricContract):
         return Cost(batch=2, repetitions=4)
 
 
+class TestGating(MetricContract):
+    def make(self):
+        return Gating(times=4)
+
+    def expert(self):
+        experts = {name: super(TestGating, self).expert() for name in ("low", "high")}
+        return snrouter.merge(experts, snrouter.router.mixture.Random(("low", "high")))
+
+
 class TestNearestNeighbour(MetricContract):
     def make(self):
         return NearestNeighbour(samples=12)
@@ -337,6 +384,40 @@ def test_a_broken_policy_is_caught(forgets, promise):
             return Forgetful(forgets)
 
     with pytest.raises(AssertionError):
+        getattr(Contract(), promise)()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sly(snrouter.Fixed):
+    """Weights that do what they promise not to."""
+
+    does: str = ""
+
+    def weights(self, gamma, z, condition=None):
+        rows = super().weights(gamma, z, condition)
+        swapped = {
+            "jumps in z": z.flatten(1).sum(1) > 0.1,
+            "knows its row": torch.arange(len(z)) % 2 == 1,
+            "is below zero": torch.zeros(len(z), dtype=torch.bool),
+        }[self.does]
+        rows = torch.where(swapped[:, None], rows.flip(1), rows)
+        return torch.tensor([1.5, -0.5]) + 0 * rows if self.does == "is below zero" else rows
+
+
+@pytest.mark.parametrize(
+    ("does", "promise", "message"),
+    [
+        ("jumps in z", "test_weights_of_an_invertible_policy_do_not_jump_in_z", r"weights jump by 0\.5\d* in z .* not invertible"),
+        ("knows its row", "test_weights_of_a_sample_are_its_own", "weight of 'a' in another order"),
+        ("is below zero", "test_weights_sum_to_one", "a weight is -0.5, below zero"),
+    ],
+)
+def test_a_mixture_that_breaks_a_promise_is_caught(does, promise, message):
+    class Contract(PolicyContract):
+        def make(self):
+            return Sly({"a": 0.25, "b": 0.75}, does)
+
+    with pytest.raises(AssertionError, match=message):
         getattr(Contract(), promise)()
 
 

@@ -1,4 +1,4 @@
-"""Explain: the same positions on every clock, before any weight is loaded."""
+"""Explain: the same positions on every clock, before any expert is loaded."""
 
 from __future__ import annotations
 

@@ -98,6 +98,11 @@ class Expert(nn.Module, ABC):
         """Whether the flow is: a drift that is continuous in z. Exact-ODE likelihood asks for it."""
         return True
 
+    @property
+    def obstacle(self) -> str:
+        """Whose flow is not invertible, and why; empty where it is."""
+        return "" if self.invertible else f"that of {self.name!r} is not"
+
     def for_samples(self, indices: Sequence[int] | None) -> Expert:
         """The expert for batches of these samples, row by row; itself, unless it draws for each sample."""
         return self

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from snrouter.errors import CheckpointError, suggestion
 from snrouter.experts import networks
+from snrouter.experts.networks.adapter_unet import one_head
 from snrouter.experts.networks.classifier import Classifier
 from snrouter.experts.originals import nvlabs, vdm_pytorch
 from snrouter.experts.originals.torch_files import OLD, read_state
@@ -28,6 +29,9 @@ from snrouter.pickles import quoted, shown
 
 Expected = Literal["number", "pair"] | tuple[str, ...]
 """What a card may hold under a key of "expert": a positive number, a pair of increasing ones, or one of these words."""
+
+Loaded = MutableMapping[Path, tuple[nn.Module, dict[str, Any], dict[str, Tensor]]]
+"""Networks that have been read, with their cards and extra tensors, by the file."""
 
 LARGEST = 1e6
 """The largest number under "expert"."""
@@ -232,7 +236,11 @@ def _aligned(tensor: Tensor) -> Tensor:
 
 
 def load_expert_network(
-    checkpoint: str | Path, kind: str, arguments: Mapping[str, Expected]
+    checkpoint: str | Path,
+    kind: str,
+    arguments: Mapping[str, Expected],
+    head: int | None = None,
+    loaded: Loaded | None = None,
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
     """Load the network of an expert, and check that its card was written for one of that kind.
 
@@ -240,14 +248,19 @@ def load_expert_network(
         checkpoint: a .safetensors file, whose card lies beside it, or an original.
         kind: the expert's type, e.g. "edm".
         arguments: the arguments that the card may hold under "expert", and what each is: `{"support": "pair"}`.
+        head: which of the network's heads, for one that has several.
+        loaded: files read before, of which nothing is read again; this one is added. Its networks are the same objects then.
 
     Returns:
         The network, the arguments in the card, and extra tensors.
 
     Raises:
         CheckpointError: as `load_network`, and when the card is of another kind, or its arguments are none of these.
+        SpecError: for a head that is not there, or none of several.
     """
-    network, card, extra = load_network(checkpoint)
+    read = {} if loaded is None else loaded
+    place = Path(checkpoint).resolve()
+    network, card, extra = read[place] = read.get(place) or load_network(checkpoint)
     recipe = card.get("recipe", {})
     trained = card.get("type", recipe.get("type", kind) if isinstance(recipe, dict) else recipe)
     if trained != kind or isinstance(network, Classifier):
@@ -260,7 +273,7 @@ def load_expert_network(
                 f"checkpoint {checkpoint}: its card's expert.{shown(name)}: unknown{suggestion(name, arguments)}; "
                 f"known: {', '.join(arguments)}"
             )
-    return network, held, extra
+    return one_head(network, head, f"checkpoint {checkpoint}"), held, extra
 
 
 def expert_arguments(checkpoint: Path, card: Mapping[str, Any], arguments: Mapping[str, Expected]) -> dict[str, Any]:

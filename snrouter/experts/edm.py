@@ -19,7 +19,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from snrouter.errors import SpecError
 from snrouter.experts import parameterization
-from snrouter.experts.checkpoints import Expected, load_expert_network
+from snrouter.experts.checkpoints import Expected, Loaded, load_expert_network
 from snrouter.experts.network import NetworkExpert
 from snrouter.experts.parameterization import Parameterization
 from snrouter.gamma import from_edm_sigma, interval
@@ -46,6 +46,7 @@ class Preconditioning(NamedTuple):
     support: tuple[float, float]
 
 
+@lru_cache(maxsize=64)  # one object for one number, so that experts with one trunk are seen to be fed alike
 def _edm(sigma_data: float = 0.5) -> Preconditioning:
     row = partial(parameterization.edm, sigma_data=sigma_data)
     return Preconditioning(row, schedule("edm_c_noise").t, (from_edm_sigma(0.002), from_edm_sigma(80.0)))
@@ -91,8 +92,10 @@ def edm(
     sigma_data: float | None = None,
     data_scale: float | None = None,
     support: tuple[float, float] | None = None,
+    head: int | None = None,
     name: str = "edm",
     allow_extrapolation: bool = False,
+    loaded: Loaded | None = None,
 ) -> NetworkExpert:
     """An EDM network from its checkpoint; arguments left out are the card's, or those of its preconditioning.
 
@@ -101,14 +104,16 @@ def edm(
         sigma_data: standard deviation of the data in EDM's own preconditioning (EDM: 0.5).
         data_scale: the network's pixels over ours (EDM: 256/255, its grid being k/127.5 - 1; the paper used 1).
         support: (gamma_min, gamma_max) it was trained on, in the network's own pixels (EDM: sigma in [0.002, 80]).
+        head: which of the network's heads, from 0, for one that has several, as `snrouter train` makes for `adapter`.
         name: what errors call it.
         allow_extrapolation: warn, rather than refuse, beyond the support.
+        loaded: files read before; experts of one file share its network then. A run fills it in.
 
     Raises:
         CheckpointError: when the checkpoint is missing, damaged or of the wrong shape.
-        SpecError: for a number that is not positive, or not one of the preconditioning's.
+        SpecError: for a number that is not positive, or not one of the preconditioning's, or a head that is not there.
     """
-    network, held, _ = load_expert_network(checkpoint, "edm", CARD)
+    network, held, _ = load_expert_network(checkpoint, "edm", CARD, head, loaded)
     given = {"sigma_data": sigma_data, "data_scale": data_scale, "support": support}
     chosen: dict[str, Any] = held | {key: value for key, value in given.items() if value is not None}
     kind = chosen.pop("preconditioning", "edm")

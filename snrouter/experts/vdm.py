@@ -11,16 +11,17 @@ Source: Kingma et al. 2021 (arXiv 2107.00630), section 3.1 and appendix H.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
 
 from snrouter.errors import CheckpointError, SpecError
 from snrouter.experts import parameterization
-from snrouter.experts.checkpoints import Expected, load_expert_network
+from snrouter.experts.checkpoints import Expected, Loaded, load_expert_network
 from snrouter.experts.network import NetworkExpert
 from snrouter.gamma import interval
-from snrouter.schedules import LinearSchedule
+from snrouter.schedules import Clock, LinearSchedule
 
 SUPPORT = (-13.3, 5.0)
 """VDM's fixed schedule, gamma(0) and gamma(1)."""
@@ -34,8 +35,10 @@ def vdm(
     *,
     support: tuple[float, float] | None = None,
     data_scale: float = 1.0,
+    head: int | None = None,
     name: str = "vdm",
     allow_extrapolation: bool = False,
+    loaded: Loaded | None = None,
 ) -> NetworkExpert:
     """A VDM network from its checkpoint.
 
@@ -44,14 +47,16 @@ def vdm(
         support: narrower than the schedule's ends, which are learned or in the card; (gamma(0), gamma(1)) where neither is (VDM:
             -13.3, 5).
         data_scale: the network's pixels over ours.
+        head: which of the network's heads, from 0, for one that has several, as `snrouter train` makes for `adapter`.
         name: what errors call it.
         allow_extrapolation: warn, rather than refuse, beyond the support.
+        loaded: files read before; experts of one file share its network then. A run fills it in.
 
     Raises:
         CheckpointError: when the checkpoint is missing, damaged or of the wrong shape, or half of its schedule is.
-        SpecError: when the support goes beyond the schedule.
+        SpecError: when the support goes beyond the schedule, or the head is not there.
     """
-    network, held, extra = load_expert_network(checkpoint, "vdm", CARD)
+    network, held, extra = load_expert_network(checkpoint, "vdm", CARD, head, loaded)
     trained = _learned(checkpoint, extra) or held.get("support")
     ends = interval(trained or support or SUPPORT)
     chosen = interval(support or ends)
@@ -60,13 +65,19 @@ def vdm(
     return NetworkExpert(
         network,
         parameterization.eps,
-        LinearSchedule(*held.get("clock", ends)).t,
+        _clock(*held.get("clock", ends)),
         chosen,
         data_scale=data_scale,
         conditional=bool(getattr(network, "classes", 0)),
         name=name,
         allow_extrapolation=allow_extrapolation,
     )
+
+
+@lru_cache(maxsize=64)
+def _clock(lo: float, hi: float) -> Clock:
+    """One object for one line, so that experts with one trunk are seen to be told the same."""
+    return LinearSchedule(lo, hi).t
 
 
 def _learned(checkpoint: Path, extra: Mapping[str, Tensor]) -> tuple[float, float] | None:

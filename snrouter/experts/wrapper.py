@@ -33,6 +33,11 @@ class ExpertWrapper(Expert):
         """Whether the wrapped expert is."""
         return self.expert.invertible
 
+    @property
+    def obstacle(self) -> str:
+        """The wrapped expert's."""
+        return self.expert.obstacle
+
     def for_samples(self, indices: Sequence[int] | None) -> Expert:
         """The wrapped expert's, wrapped alike."""
         expert = self.expert.for_samples(indices)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from scipy.stats import binom, norm
-from torch import Tensor
+from torch import Tensor, nn
 
 from snrouter.errors import SpecError
 from snrouter.experts.base import Expert, Prediction
@@ -78,6 +78,9 @@ class Cost(RouteMetric):
         same |= {"parameters": _parameters(expert)}
         rows = {"draw_seconds": torch.tensor([seconds for _, seconds in draws], dtype=torch.float64) / self.batch}
         rows |= _calls([solution for solution, _ in draws])
+        gates = nn.ModuleList(part.gate for part in expert.modules() if isinstance(part, RoutedExpert) and part.gate is not None)
+        if gates:
+            same |= {"gate_parameters": _parameters(gates)}
         if isinstance(expert, RoutedExpert):
             same |= {f"parameters/{name}": _parameters(expert.expert(name)) for name in expert.policy.experts}
             pairs = routing_pairs(expert, lambda route: draw(route, blocks[0]), self.repetitions, self.warmup)
@@ -96,6 +99,8 @@ class Cost(RouteMetric):
             "parameters": int(measured["parameters"][0]),
             "parameters_per_expert": {name: int(rows[0]) for name, rows in _under("parameters", measured)},
         }
+        if "gate_parameters" in measured:
+            columns["gate_parameters"] = int(measured["gate_parameters"][0])
         ((memory, peaks),) = _under("peak_memory", measured)
         ((processor, threads),) = _under("threads", measured)
         columns["peak_memory_bytes"] = int(peaks.max())
@@ -201,9 +206,9 @@ def _calls(solutions: Sequence[Solution]) -> dict[str, Tensor]:
     return {f"nfe/{name}": torch.tensor(calls, dtype=torch.float64) for name, calls in table.items()}
 
 
-def _parameters(expert: Expert) -> int:
+def _parameters(module: nn.Module) -> int:
     """How many, those that are shared counted once."""
-    return sum(parameter.numel() for parameter in expert.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _under(prefix: str, measured: MutableMapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -51,6 +51,11 @@ class Policy(ABC):
         return True
 
     @property
+    def obstacle(self) -> str:
+        """Why it has no invertible flow, as the second half of a sentence; empty where it has one."""
+        return "" if self.invertible else "its weights jump in z"
+
+    @property
     def sparse(self) -> bool:
         """Whether some weights may be zero, so that an expert is worth leaving out."""
         return True

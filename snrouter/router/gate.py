@@ -98,6 +98,11 @@ class TopK(Mixture):
         """Only where no expert is left out: elsewhere weights jump where two of them cross."""
         return self.policy.invertible and self._all
 
+    @property
+    def obstacle(self) -> str:
+        """The experts that run change with z."""
+        return "" if self.invertible else self.policy.obstacle or f"its {self.k} largest weights jump where two weights cross in z"
+
     def for_samples(self, indices: Sequence[int] | None) -> Policy:
         """The largest of the policy's weights for them."""
         policy = self.policy.for_samples(indices)
@@ -108,7 +113,8 @@ class TopK(Mixture):
         weights = self.policy.weights(gamma, z, condition)
         if self._all:
             return weights
-        kept, columns = weights.topk(self.k, 1)
+        kept, columns = weights.sort(dim=1, descending=True, stable=True)  # of equal ones the first, whoever shares the batch
+        kept, columns = kept[:, : self.k], columns[:, : self.k]
         return torch.zeros_like(weights).scatter(1, columns, kept / kept.sum(1, keepdim=True))
 
 

@@ -73,6 +73,11 @@ class Random(Mixture):
         """No: the drift jumps with the lot."""
         return len(self.among) == 1
 
+    @property
+    def obstacle(self) -> str:
+        """The lots."""
+        return "" if self.invertible else "an expert is drawn anew at every noise level, so that the drift jumps"
+
     def for_samples(self, indices: Sequence[int] | None) -> Policy:
         """With their lots; without it rows are samples 0 ... B - 1."""
         return replace(self, indices=indices)
@@ -112,10 +117,11 @@ class ByClass(Mixture):
         """One-hot rows.
 
         Raises:
-            SpecError: without a condition, or for a label that no expert has.
+            SpecError: without a condition, for one that is no label, or for a label that no expert has.
         """
-        if condition is None:
-            raise SpecError("a route by class needs labels; set condition: labels, or pass condition")
+        if condition is None or condition.ndim != 1:
+            got = "none" if condition is None else f"a condition {list(condition.shape)}"
+            raise SpecError(f"a route by class needs a label an image, got {got}; set condition: labels, or pass condition")
         owner = {label: column for column, own in enumerate(self.labels.values()) for label in own}
         given = condition.tolist()
         unknown = sorted({label for label in given if label not in owner})
@@ -125,12 +131,15 @@ class ByClass(Mixture):
         return torch.nn.functional.one_hot(columns, len(self.labels)).to(torch.float64)
 
 
-def random(among: tuple[str, ...] | None = None, seed: int = 0, *, available: Sequence[str] = ()) -> Random:
+def random(
+    among: tuple[str, ...] | None = None, seed: int | None = None, *, available: Sequence[str] = (), run_seed: int = 0
+) -> Random:
     """One expert for each sample and noise level, by lot; see `Random`.
 
     Args:
         among: names of the experts; all of the spec's when left out.
-        seed: of the lots.
+        seed: of the lots; the spec's when left out.
         available: the spec's experts, which the spec fills in.
+        run_seed: the spec's seed, likewise.
     """
-    return Random(among or tuple(available), seed)
+    return Random(tuple(available) if among is None else among, run_seed if seed is None else seed)

@@ -34,7 +34,7 @@ class Offloaded(ExpertWrapper):
     """An expert that is moved to where its input is when it is asked, after the one before it has left.
 
     A network must not be asked for gradients after another expert has run: its weights are elsewhere by then. A route by gamma
-    never does; a mixture of experts is better kept on the device.
+    never does; a mixture of several experts refuses it.
 
     Args:
         expert: on the CPU.

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from snrouter.errors import SpecError
 from snrouter.experts.base import Expert, Piece, Prediction, expand
 from snrouter.router.base import Policy
+from snrouter.router.offload import Offloaded
 from snrouter.router.piecewise import Single
+from snrouter.router.shared_features import shared_features
 
 
 class RoutedExpert(Expert):
@@ -65,30 +67,57 @@ class RoutedExpert(Expert):
         columns = active.any(0).nonzero()[:, 0].tolist()
         if len(columns) == 1 and policy.sparse:  # one expert has all of every row's weight
             return self._ask(policy.experts[columns[0]], z, gamma, condition)
+        self._check_gradients(z, [policy.experts[column] for column in columns])
+        asked = {policy.experts[column]: self.expert(policy.experts[column]) for column in columns}
+        features = shared_features(asked, active[:, columns], z, gamma, condition)
         eps, x, calls = torch.zeros_like(z), torch.zeros_like(z), dict[str, int]()
         for column in columns:
             name, whole = policy.experts[column], bool(active[:, column].all())
             rows = None if whole else active[:, column].nonzero()[:, 0]
-            part = self._ask(name, z, gamma, condition, rows)
+            part = self._ask(name, z, gamma, condition, rows, features.get(name))
             share = weights[:, column] if rows is None else weights[rows.to(weights.device), column]
             share = expand(share, part.eps_hat)
             if rows is None:
                 eps, x = eps + share * part.eps_hat, x + share * part.x_hat
             else:
                 there = rows.to(z.device)
-                eps, x = eps.index_add(0, there, share * part.eps_hat), x.index_add(0, there, share * part.x_hat)
+                eps.index_add_(0, there, share * part.eps_hat), x.index_add_(0, there, share * part.x_hat)
             for key, count in part.calls.items():
                 calls[key] = calls.get(key, 0) + count
         return Prediction(eps, x, calls)
 
-    def _ask(self, name: str, z: Tensor, gamma: Tensor, condition: Tensor | None, rows: Tensor | None = None) -> Prediction:
-        """What one expert says of the whole batch, or of some of its rows."""
+    def _check_gradients(self, z: Tensor, names: Sequence[str]) -> None:
+        """Refuse gradients through experts that take turns on a device, whose weights are elsewhere when they are taken."""
+        if torch.is_grad_enabled() and z.requires_grad and z.device.type != "cpu":
+            turned = [name for name in names if isinstance(self.expert(name), Offloaded)]
+            if len(turned) > 1:
+                raise SpecError(
+                    f"exact-ODE likelihood of a mixture needs {', '.join(turned)} on the {z.device.type} device at once, "
+                    f"and they take turns there; set residency: keep, or estimator: vlb"
+                )
+
+    def _ask(
+        self,
+        name: str,
+        z: Tensor,
+        gamma: Tensor,
+        condition: Tensor | None,
+        rows: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Prediction:
+        """What one expert says of the whole batch, or of some of its rows; from features of the batch where it shares them."""
         indices = self.indices
         if rows is not None:
             there = rows.to(z.device)
-            z, gamma, condition = z[there], gamma[rows], None if condition is None else condition[there]
+            gamma = gamma[:1].expand(len(rows)) if gamma.stride(0) == 0 else gamma[rows]  # one level stays one, which costs less
+            z, condition = z[there], None if condition is None else condition[there]
             indices = rows.tolist() if indices is None else [indices[row] for row in rows.tolist()]
-        eps_hat, x_hat, calls = self.expert(name).for_samples(indices).predict(z, gamma, condition)
+            features = None if features is None else features[there]
+        expert = self.expert(name).for_samples(indices)
+        if features is None:
+            eps_hat, x_hat, calls = expert.predict(z, gamma, condition)
+        else:
+            eps_hat, x_hat, calls = expert.predict(z, gamma, condition, features)  # type: ignore[call-arg] # of shared_features
         return Prediction(eps_hat, x_hat, {f"{name}.{key}" if key else name: n for key, n in calls.items()})
 
     def for_samples(self, indices: Sequence[int] | None) -> Expert:
@@ -115,6 +144,13 @@ class RoutedExpert(Expert):
         """Whether policy and experts all are."""
         experts = (self.expert(name) for name in self.policy.experts)
         return self.policy.invertible and all(expert.invertible for expert in experts)
+
+    @property
+    def obstacle(self) -> str:
+        """The policy's by its type, or the first of an expert's."""
+        if self.policy.obstacle:
+            return f"that of the policy {type(self.policy).__name__} is not: {self.policy.obstacle}"
+        return next((told for name in self.policy.experts if (told := self.expert(name).obstacle)), "")
 
     def require(self, lo: float, hi: float) -> None:
         """Check every expert where it runs, so that an error names the expert and not the route."""

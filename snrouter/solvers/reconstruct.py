@@ -71,8 +71,8 @@ def reconstruct(
     check_encodes(solver)
     check_final(final, levels)
     check_images(images, None)
-    if not expert.invertible:
-        raise SpecError("a reconstruction needs an invertible flow, and this route's weights jump in z; use a threshold")
+    if expert.obstacle:
+        raise SpecError(f"a reconstruction needs an invertible flow, and {expert.obstacle}; use a threshold")
     keys = range(len(images)) if indices is None else indices
     for what, rows in (("indices", keys), ("condition", condition)):
         if rows is not None and len(rows) != len(images):

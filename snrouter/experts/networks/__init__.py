@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from snrouter.errors import CheckpointError, suggestion
+from snrouter.experts.networks.adapter_unet import AdapterUNet
 from snrouter.experts.networks.adm_unet import ADMUNet
 from snrouter.experts.networks.classifier import Classifier
 from snrouter.experts.networks.dit import DiT
@@ -22,6 +23,7 @@ from snrouter.pickles import quoted, shown
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
+    "adapter_unet": AdapterUNet,
     "song_unet": SongUNet,
     "adm_unet": ADMUNet,
     "vdm_unet": VDMUNet,
@@ -33,7 +35,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 MOST_BLOCKS, MOST_ITEMS, LARGEST = 256, 16, 65_536
 """The most blocks, the longest list and the largest whole number that a network may be built of: far above what is published."""
 
-_BLOCKS = ("blocks", "num_blocks", "n_blocks", "depth")
+_BLOCKS = ("blocks", "num_blocks", "n_blocks", "depth", "heads")
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -59,7 +59,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             _Level(coarse + fine, fine, width, dropout, blocks, attention=False) for fine, coarse in reversed(wider)
         )
-        self.leave = nn.Sequential(_norm(channels[0]), nn.SiLU(), _zero(nn.Conv2d(channels[0], in_channels, 3, padding=1)))
+        self.leave = nn.Sequential(group_norm(channels[0]), nn.SiLU(), zeroed(nn.Conv2d(channels[0], in_channels, 3, padding=1)))
 
     def forward(self, z: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """One evaluation.
@@ -109,10 +109,10 @@ class _Level(nn.Module):
 class _Block(nn.Module):
     def __init__(self, inside: int, out: int, embedding: int, dropout: float, attention: bool) -> None:
         super().__init__()
-        self.first = nn.Sequential(_norm(inside), nn.SiLU(), nn.Conv2d(inside, out, 3, padding=1))
+        self.first = nn.Sequential(group_norm(inside), nn.SiLU(), nn.Conv2d(inside, out, 3, padding=1))
         self.modulate = nn.Linear(embedding, 2 * out)
-        self.norm = _norm(out)
-        self.second = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), _zero(nn.Conv2d(out, out, 3, padding=1)))
+        self.norm = group_norm(out)
+        self.second = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zeroed(nn.Conv2d(out, out, 3, padding=1)))
         self.skip = nn.Conv2d(inside, out, 1) if inside != out else nn.Identity()
         self.attention = _Attention(out) if attention else nn.Identity()
 
@@ -125,9 +125,9 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zero(nn.Conv2d(channels, channels, 1))
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(h)).flatten(2).transpose(1, 2).chunk(3, 2)
@@ -135,11 +135,13 @@ class _Attention(nn.Module):
         return h + self.out((weights @ v).transpose(1, 2).reshape(h.shape))  # type: ignore[no-any-return]
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Over at most eight groups of channels."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-def _zero(conv: nn.Conv2d) -> nn.Conv2d:
+def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution whose kernel is zero before training."""
     nn.init.zeros_(conv.weight)
     return conv
 

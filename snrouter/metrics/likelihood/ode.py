@@ -83,8 +83,9 @@ def log_densities(
     Raises:
         SpecError: when a flow is not invertible, or an option is unknown.
     """
-    if not all(expert.invertible for expert in routes.values()):
-        raise SpecError("exact-ODE likelihood needs an invertible flow, and this route's weights jump in z; use estimator: vlb")
+    for expert in routes.values():
+        if expert.obstacle:
+            raise SpecError(f"exact-ODE likelihood needs an invertible flow, and {expert.obstacle}; use estimator: vlb")
     if divergence not in ("hutchinson", "exact") or probe_noise not in ("rademacher", "gaussian") or probes < 1:
         raise SpecError(
             f"expected divergence hutchinson or exact, probe_noise rademacher or gaussian, probes >= 1; "
