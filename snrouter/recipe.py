@@ -1,11 +1,11 @@
-"""Recipe: how one small network is trained, as plain data that a spec, a card and `snrouter.training` share."""
+"""Recipes: how a network, a gate, or a gate with its experts is trained, as data that a spec, a card and training share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, WrapValidator, field_validator, model_validator
 
 from snrouter import gamma as axis
 
@@ -21,22 +21,19 @@ _ONLY: dict[str, Callable[[Recipe], bool]] = {
 }
 """Fields that some recipes have no use for."""
 
+_KNOWN_ELSEWHERE = ("type", "in_channels", "experts", "gamma_min", "gamma_max")
+"""Arguments of a gate's network that follow from the data, the experts and the interval."""
 
-class Recipe(BaseModel):
-    """How to train one network."""
+
+class Optimisation(BaseModel):
+    """What every recipe takes: how long, how fast, and from which seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    type: Literal["edm", "vdm", "classifier"]
-    """What is trained: an expert for quality, an expert for likelihood, or a classifier of the data's labels."""
-    network: dict[str, Any]
-    """The network, as its card has it, e.g. `{type: unet, channels: [16, 48]}`."""
-    support: tuple[float, float] | None = None
-    """Experts: (gamma_min, gamma_max) to train on, in the network's own pixels; a learned schedule starts there."""
     steps: PositiveInt = 3000
     """Optimiser steps."""
     batch_size: PositiveInt = 128
-    """Images a step."""
+    """Images a step, over all devices."""
     learning_rate: PositiveFloat = 2e-3
     """AdamW's, at its peak; it rises linearly over `warmup` steps, and then falls as a cosine to zero."""
     warmup: int = Field(default=100, ge=0)
@@ -51,6 +48,30 @@ class Recipe(BaseModel):
     """Largest L2 norm of the gradient; 0 for no limit."""
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay per step of the average of weights that is saved; at step n at most (1 + n)/(10 + n)."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of everything random: initial weights, batches, noise, times, dropout."""
+    checkpoint_every: PositiveInt = 500
+    """Steps between checkpoints, from the last of which a training that was killed goes on; of no matter to what comes out."""
+
+    def dump(self) -> dict[str, Any]:
+        """The fields that matter to what comes out, as plain data from which the same recipe is built."""
+        fields = self.model_dump(mode="json", exclude={"checkpoint_every", *self._unused})
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @property
+    def _unused(self) -> set[str]:
+        return set()
+
+
+class Recipe(Optimisation):
+    """How to train one network."""
+
+    type: Literal["edm", "vdm", "classifier"]
+    """What is trained: an expert for quality, an expert for likelihood, or a classifier of the data's labels."""
+    network: dict[str, Any]
+    """The network, as its card has it, e.g. `{type: unet, channels: [16, 48]}`."""
+    support: tuple[float, float] | None = None
+    """Experts: (gamma_min, gamma_max) to train on, in the network's own pixels; a learned schedule starts there."""
     weighting: Literal["elbo", "simple", "edm"] | None = None
     """Experts: what the loss weighs each noise level by, whatever the type; edm for type edm and elbo for vdm when left out."""
     p_mean: float = -1.2
@@ -65,8 +86,6 @@ class Recipe(BaseModel):
     """vdm: gamma(t) = gamma_min + (gamma_max - gamma_min) t with fixed ends, or with learned ones."""
     input_noise: float = Field(default=0.5, ge=0)
     """classifier: standard deviation of the Gaussian noise added to images in training (Bishop 1995)."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of everything random: initial weights, batches, noise, times, dropout."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -83,10 +102,6 @@ class Recipe(BaseModel):
             axis.interval(self.support)
         return self
 
-    def dump(self) -> dict[str, Any]:
-        """The fields that matter to this type, as plain data from which the same recipe is built."""
-        return self.model_dump(mode="json", exclude=self._unused, exclude_none=True)
-
     @property
     def weighted(self) -> str | None:
         """The weighting, resolved; None for a classifier."""
@@ -95,3 +110,131 @@ class Recipe(BaseModel):
     @property
     def _unused(self) -> set[str]:
         return {field for field, used in _ONLY.items() if not used(self)}
+
+
+class Gating(Optimisation):
+    """What recipes of gates share: L = L_NLL + load_balance L_load + entropy L_ent."""
+
+    gate: dict[str, Any] = Field(default_factory=dict)
+    """The gate's network, e.g. `{channels: [16, 32], width: 64, dropout: 0.1}`; what is left out is its default."""
+    top_k: PositiveInt | None = None
+    """Only so many experts run for each image and noise level, in training too; all when left out."""
+    load_balance: float = Field(default=0.1, ge=0)
+    """lambda_load: what pushes the mean weights of a batch to uniform counts."""
+    load_balance_form: Literal["squared", "switch"] = "squared"
+    """squared: K sum_k P_k^2 - 1 (Shazeer et al. 2017); switch: K sum_k f_k P_k - 1 (Fedus et al. 2021)."""
+    entropy: float = Field(default=0.01, ge=0)
+    """lambda_ent: what rewards entropy of the weights over time steps counts."""
+    gradient_clip: float = Field(default=5.0, ge=0)
+    """Largest L2 norm of the gradient; 0 for no limit."""
+
+    @field_validator("gate")
+    @classmethod
+    def _only_its_own(cls, gate: dict[str, Any]) -> dict[str, Any]:
+        for key in gate:
+            if key in _KNOWN_ELSEWHERE:
+                raise ValueError(f"{key}: follows from the data, the experts and the interval; remove it")
+        return gate
+
+
+class GateRecipe(Gating):
+    """How to train a gate over experts of the spec, which stay as they are."""
+
+    type: Literal["gate"]
+    """A gate over frozen experts."""
+    experts: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Names of the spec's experts; all when left out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> GateRecipe:
+        if self.experts is not None:
+            if len({*self.experts}) < len(self.experts):
+                raise ValueError(f"experts: expected each once, got {', '.join(self.experts)}")
+            _check_top_k(self.top_k, len(self.experts))
+        return self
+
+
+class MixtureRecipe(Gating):
+    """How to train new experts with their gate: each expert on a slice of the data first, then all on all of it."""
+
+    type: Literal["mixture"]
+    """Experts and a gate, in two phases."""
+    experts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], str | None] = Field(min_length=1)
+    """New experts by name, each with the slice it is warmed on; null: all images."""
+    expert: dict[str, Any]
+    """What each of them is: keys of type edm or vdm that do not say how long, e.g. `{type: vdm, network: ..., support: ...}`."""
+    warm: float = Field(default=0.15, ge=0, lt=1)
+    """Share of `steps` in which each expert is trained by itself, on batch_size // K images a step."""
+    routing: Literal["gate", "random"] = "gate"
+    """How the second phase gives images to experts: by the gate, or by lot, which leaves no gate and no use for its keys."""
+    joint: bool = True
+    """Whether the second phase trains the experts too, or the gate alone."""
+    adapter: int = Field(default=0, ge=0)
+    """Above 0: the experts are one network, a shared encoder with an adapter of this width for each."""
+
+    @field_validator("expert")
+    @classmethod
+    def _an_expert(cls, expert: dict[str, Any]) -> dict[str, Any]:
+        for key in expert:
+            if key in Optimisation.model_fields:
+                raise ValueError(f"{key}: belongs to the mixture, whose phases divide it; move it there")
+        recipe = Recipe.model_validate(expert)
+        if recipe.type == "classifier" or recipe.schedule == "learned_linear":
+            raise ValueError("expected type edm, or vdm with schedule linear, whose supports stay as they are")
+        return expert
+
+    @model_validator(mode="after")
+    def _check(self) -> MixtureRecipe:
+        _check_top_k(self.top_k, len(self.experts))
+        if self.batch_size < len(self.experts):
+            raise ValueError(
+                f"batch_size: expected at least one image for each of {len(self.experts)} experts, got {self.batch_size}"
+            )
+        if self.routing == "random" and not self.joint:
+            raise ValueError("joint: by lot, without a gate, the second phase trains the experts or nothing; set joint: true")
+        if not self.joint and not self.warm_steps:
+            raise ValueError("joint: false leaves experts as the first phase made them, and there is none; set warm: 0.15")
+        if self.adapter and self.expert["network"].get("type") != "unet":
+            raise ValueError(f"adapter: needs a network of type unet, got {self.expert['network'].get('type')}; set adapter: 0")
+        return self
+
+    @property
+    def warm_steps(self) -> int:
+        """Steps of the first phase."""
+        return round(self.warm * self.steps)
+
+    def warmed(self, index: int) -> Recipe:
+        """The recipe of the first phase of one expert."""
+        own = {name: getattr(self, name) for name in Optimisation.model_fields}
+        seed = (self.seed + ((index + 1) << 40)) % 2**63  # another for each expert
+        own |= {"steps": max(1, self.warm_steps), "batch_size": self.batch_size // len(self.experts), "seed": seed}
+        return Recipe(**self.expert, **own)
+
+    def together(self) -> Recipe:
+        """The recipe of the first phase of experts that are one network."""
+        own = self.warmed(0)
+        joined = {"type": "adapter_unet", "heads": len(self.experts), "adapter": self.adapter}
+        return own.model_copy(update={"network": own.network | joined})
+
+    @property
+    def _unused(self) -> set[str]:
+        gates = {"gate", "top_k", "load_balance", "load_balance_form", "entropy"}
+        return gates if self.routing == "random" else set()
+
+
+def _check_top_k(top_k: int | None, experts: int) -> None:
+    if top_k is not None and top_k > experts:
+        raise ValueError(f"top_k: expected at most {experts}, the number of experts, got {top_k}")
+
+
+def _by_type(given: Any, _: Callable[[Any], Any]) -> Recipe | GateRecipe | MixtureRecipe:
+    """By its type alone, so that a fault is told once, and of the recipe that was meant."""
+    if isinstance(given, Recipe | GateRecipe | MixtureRecipe):
+        return given
+    kind = given.get("type") if isinstance(given, Mapping) else None
+    model: type[Recipe | GateRecipe | MixtureRecipe] = {"gate": GateRecipe, "mixture": MixtureRecipe}.get(str(kind), Recipe)  # type: ignore[assignment]
+    return model.model_validate(given)
+
+
+AnyRecipe = Annotated[Recipe | GateRecipe | MixtureRecipe, WrapValidator(_by_type)]
+"""A recipe of any type."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from snrouter.cli.options import Debug, Json, Out, Set, SpecArgument, folder_of, load_spec
+from snrouter.cli.options import Debug, Devices, Json, Nodes, Out, Set, SpecArgument, Strategy, folder_of, load_spec
 from snrouter.cli.output import print_json
-from snrouter.errors import SpecError
 
 
 def train(
@@ -18,29 +17,39 @@ def train(
     out: Out = None,
     as_json: Json = False,
     set_: Set = None,
+    devices: Devices = "1",
+    nodes: Nodes = 1,
+    strategy: Strategy = "auto",
     debug: Debug = False,
 ) -> None:
-    """Train the spec's recipes on its reference images; writes a checkpoint and a card for each."""
-    from snrouter.errors import suggestion
-    from snrouter.loggers import make_logger
-    from snrouter.training import train as work
+    """Train the spec's recipes on its reference images; one that was stopped goes on, one that is done is not done again."""
+    from snrouter.launch import Launch
+    from snrouter.launched import is_first
+    from snrouter.loggers import Name
+    from snrouter.training import train_recipe
+    from snrouter.training.recipes import recipe_of
 
     document = load_spec(spec, set_)
-    recipes, data, folder = document.spec.train, document.dataset("reference"), folder_of(out, "train", spec)
-    if not recipes or data is None:
-        raise SpecError("nothing to train; add train: {name: {type: edm, ...}} and reference: {type: digits, split: train}")
-    unknown = [name for name in names or [] if name not in recipes]
-    if unknown:
-        raise SpecError(f"no recipe {unknown[0]!r}{suggestion(unknown[0], recipes)}; there are {', '.join(recipes)}")
-    cards = {}
-    for name in names or recipes:
-        checkpoint = folder / f"{name}.safetensors"
-        logger = make_logger(document.spec.logger, folder / "logs", name)
-        cards[name] = work(recipes[name], data, checkpoint, progress=not as_json, logger=logger)
-        if not as_json:
-            print(f"{name}: loss {cards[name]['training_loss']:.4f}, {checkpoint}")
-    if as_json:
+    folder, wanted = folder_of(out, "train", spec), names or [*document.spec.train] or [""]
+    for name in wanted:
+        recipe_of(document, name)
+    cards, launch = {}, Launch(devices, nodes, strategy)
+    logger: Name = document.spec.logger or "csv"
+    for name in wanted:
+        trained = train_recipe(document, name, folder, progress=not as_json, logger=logger, launch=launch)
+        cards[name] = trained.card
+        if not as_json and is_first():
+            print(_told(name, trained, folder))
+    if as_json and is_first():
         print_json(cards)
+
+
+def _told(name: str, trained: Any, folder: Path) -> str:
+    """A line on what was trained."""
+    already = ", done before" if all(phase.get("found") for phase in trained.steps.values()) else ""
+    ready = folder / f"{name}.yaml"
+    where = f"snrouter run {ready}" if ready.is_file() else str(folder / f"{name}.safetensors")
+    return f"{name}: loss {trained.card['training_loss']:.4f}{already}, {where}"
 
 
 def convert(

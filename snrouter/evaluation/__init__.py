@@ -14,7 +14,6 @@ from torch import Tensor
 
 from snrouter.errors import SpecError
 from snrouter.evaluation.jobs import make_job, plan
-from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.logs import log_results
 from snrouter.evaluation.results import Results, plain, results_of, write_results
 from snrouter.evaluation.routes import Route, own_route, sweep_routes
@@ -22,6 +21,7 @@ from snrouter.evaluation.shards import collect, save_shard
 from snrouter.evaluation.tuning import tune
 from snrouter.evaluation.work import Site, ready
 from snrouter.evaluation.worker import Worker
+from snrouter.launch import Launch
 from snrouter.spec import Document
 
 __all__ = ["Launch", "Results", "Worker", "draw", "own_route", "plain", "plan", "run", "sweep", "sweep_routes", "tune"]

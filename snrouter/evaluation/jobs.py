@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
@@ -130,7 +131,8 @@ def run_fingerprint(worker: Worker, jobs: Sequence[Job]) -> str:
     metrics = [document.identity(plugins.metrics, part, ("evaluate", i)) for i, part in enumerate(spec.evaluate)]
     reference = worker.reference.content_hash() if worker.reference else None
     made = [[part.key, part.count] for job in jobs if job.kind != "trace" for part in (job, *job.then)]
-    return fingerprint({"jobs": made, "metrics": metrics, "reference": reference})
+    slices = {name: hashlib.sha256(members.numpy().tobytes()).hexdigest() for name, members in worker.slices.items()}
+    return fingerprint({"jobs": made, "metrics": metrics, "reference": reference} | ({"slices": slices} if slices else {}))
 
 
 def _features(worker: Worker, samples: Job, asked: Sequence[int]) -> tuple[Job, ...]:

@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader
 
 import snrouter.errors
 from snrouter.errors import DamagedError, SnrouterError
-from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.progress import Told
 from snrouter.evaluation.shards import Job, Task, load_shard, missing, save_shard, shards, together, whole
 from snrouter.evaluation.worker import Worker
 from snrouter.files import remove_leftovers
+from snrouter.launch import Launch
 from snrouter.launched import is_first, launched
 from snrouter.loggers import make_logger
 from snrouter.quiet import quiet_lightning, silence_lightning
@@ -55,7 +55,7 @@ class _Shards(LightningModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         if state["made_by"] != os.getpid():  # a spawned process begins here
             silence_lightning()
-            _end_with(state["made_by"])
+            end_with(state["made_by"])
         super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def setup(self, stage: str) -> None:
@@ -78,7 +78,7 @@ class _Shards(LightningModule):
         if number is None:
             return
         try:
-            with _one_thread(self.device):
+            with one_thread(self.device):
                 _make(self.worker, self.parts[number], self.device)
         except Exception as error:
             if os.getpid() != self.made_by:  # what is raised reaches the other as text
@@ -90,7 +90,7 @@ class _Shards(LightningModule):
             distributed.barrier(self.others)  # a process that leaves early takes its connections with it
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process when its parent is gone; shards are whole or absent, so that any moment will do."""
 
     def watch() -> None:
@@ -102,7 +102,8 @@ def _end_with(parent: int) -> None:
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Compute with one thread on a CPU, so that results do not depend on how many processes share it."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -129,7 +130,7 @@ def compute(worker: Worker, jobs: Sequence[Job], out: Path, launch: Launch, prog
     if not tasks and not started:
         return True
     if started and started.by == "torchrun":
-        _end_with(os.getppid())
+        end_with(os.getppid())
     there = sum(len(task.indices) for task in everything) - sum(len(task.indices) for task in tasks)
     told = Told(parts, [route.label for route in worker.routes], progress, there)
     logger = make_logger(worker.spec.logger, out / "logs", "progress")
@@ -156,7 +157,7 @@ def compute_alone(worker: Worker, jobs: Sequence[Job], out: Path, progress: bool
     parts = together(missing(jobs, worker.spec.batch_size, out), [route.bounds for route in worker.routes], 1)
     if not parts:
         return
-    with _one_thread(device), Told(parts, [route.label for route in worker.routes], progress) as told:
+    with one_thread(device), Told(parts, [route.label for route in worker.routes], progress) as told:
         for number, part in enumerate(parts):
             told.begin(number)
             _make(worker, part, device)

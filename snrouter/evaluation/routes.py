@@ -8,6 +8,7 @@ from typing import Any
 
 from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval
+from snrouter.router.base import GammaPolicy
 from snrouter.router.threshold import Threshold
 from snrouter.spec import Document
 
@@ -34,7 +35,9 @@ def own_route(document: Document) -> Route:
     component, policy = document.spec.route, document.policy()
     columns: dict[str, Any] = {"route": component.name}
     label = component.name
-    if len(policy.seams) == 1:
+    if not isinstance(policy, GammaPolicy):  # a mixture, which runs no one expert
+        columns["experts"] = list(policy.experts)
+    elif len(policy.seams) == 1:
         columns |= {"eta": round(document.bounds.eta(policy.seams[0]), 10), "gamma_switch": policy.seams[0]}
         columns |= _written(component.arguments.get("switch"))
         label = f"eta={columns['eta']:.6g}"

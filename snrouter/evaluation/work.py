@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from snrouter.errors import DamagedError, SpecError
-from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.processes import compute, compute_alone
 from snrouter.evaluation.routes import Route
 from snrouter.evaluation.shards import Job, forget, remove_damaged
 from snrouter.evaluation.worker import Worker
 from snrouter.files import check_writable
+from snrouter.launch import Launch
 from snrouter.launched import is_first, launched
 from snrouter.solvers.base import smooth_pieces
 

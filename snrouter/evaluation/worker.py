@@ -17,6 +17,7 @@ from snrouter.evaluation.routes import Route
 from snrouter.evaluation.shards import SHARED, Cells, Job, Kind, Task, tell_spent
 from snrouter.evaluation.trace import Trace, Traced
 from snrouter.experts.base import Expert
+from snrouter.experts.checkpoints import Loaded
 from snrouter.metrics.base import Context, DataMetric, Metric, RouteMetric, SampleMetric, Shared, network_calls
 from snrouter.metrics.features.base import compact, found
 from snrouter.plugins import entry_points as plugins
@@ -43,6 +44,7 @@ class Worker:
         self.routes = routes
         self.spec = routes[0].document.spec
         self._experts: dict[str, Expert] = {}
+        self._loaded: Loaded = {}
         self._stage = Stage()
 
     def __reduce__(self) -> tuple[type[Worker], tuple[Sequence[Route]]]:
@@ -63,6 +65,12 @@ class Worker:
     def reference(self) -> ImageData | None:
         """What samples are compared with, where the spec gives it."""
         return self.routes[0].document.dataset("reference")  # type: ignore[no-any-return]
+
+    @cached_property
+    def slices(self) -> dict[str, Tensor]:
+        """Which images of the data each of the spec's slices holds, bool [N]."""
+        document, data = self.routes[0].document, self.data
+        return {} if data is None else {name: document.members(name, data, self.reference) for name in self.spec.slices}
 
     @cached_property
     def identities(self) -> dict[str, dict[str, Any]]:
@@ -113,17 +121,19 @@ class Worker:
         policy, offloads = route.document.policy(), self.spec.residency == "offload"
         for name in policy.experts:
             if name not in self._experts:
-                expert = route.document.expert(name).to(dtype=self.dtype)
+                expert = route.document.expert(name, self._loaded).to(dtype=self.dtype)
                 self._experts[name] = Offloaded(expert, self._stage) if offloads else expert
             if not offloads:
                 self._experts[name].to(device)
+        if policy.network is not None:  # small, so that it stays there
+            policy.network.to(device=device, dtype=self.dtype)
         return RoutedExpert(self._experts, policy)
 
     def context(self, route: Route, device: torch.device | str = "cpu") -> Context:
         """What a metric sees of a route."""
         draw = partial(self._draw, route, device)
         shape = self.shape if self.spec.shape or self.data or self.reference else None
-        return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed, draw, shape)
+        return Context(route.bounds, route.document.solver(), self.data, self.reference, self.spec.seed, draw, shape, self.slices)
 
     @torch.no_grad()
     def compute(self, tasks: Sequence[Task], device: torch.device) -> list[dict[str, Tensor]]:

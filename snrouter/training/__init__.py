@@ -1,5 +1,6 @@
-"""Trains small experts and classifiers from a recipe."""
+"""Trains small experts, classifiers and gates from recipes."""
 
-from snrouter.training.loop import train
+from snrouter.training.networks import train
+from snrouter.training.recipes import Trained, train_recipe
 
-__all__ = ["train"]
+__all__ = ["Trained", "train", "train_recipe"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -31,6 +32,9 @@ from snrouter.training.weighting import Weighting, weighting
 class Objective(nn.Module, ABC):
     """A network and what it is trained to do."""
 
+    sparse = False
+    """Whether some of the network may have no part in the loss of a batch."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -38,6 +42,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Mean loss of a batch, images [B, C, H, W] in [-1, 1]."""
+
+    def told(self) -> dict[str, Tensor]:
+        """Parts of the last loss, for the log."""
+        return {}
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the expert, for the card."""
@@ -55,14 +63,15 @@ def objective(recipe: Recipe, data: ImageData) -> Objective:
         DataError: when the data lacks the labels or levels that the recipe needs.
         SpecError: when the network does not fit the images.
     """
-    network = networks.build(recipe.network)
-    channels = getattr(network, "in_channels", data.shape[0])
-    if channels != data.shape[0]:
-        raise SpecError(
-            f"network: takes {channels} channels, but {data.name} has {data.shape[0]}; set in_channels: {data.shape[0]}"
-        )
-    if data.labels is None and (recipe.type == "classifier" or getattr(network, "classes", False)):
-        raise DataError(f"dataset {data.name} has no labels, which this recipe needs; give labelled data")
+    return around(recipe, built(recipe, data), data)
+
+
+def around(recipe: Recipe, network: nn.Module, data: ImageData) -> Objective:
+    """The objective of a recipe around a network that is there.
+
+    Raises:
+        DataError: when the data lack the levels that the recipe needs.
+    """
     if recipe.type == "classifier":
         return _Classification(network, recipe.input_noise)
     support = axis.interval(recipe.support)  # type: ignore[arg-type] # the recipe's own check
@@ -72,6 +81,24 @@ def objective(recipe: Recipe, data: ImageData) -> Objective:
     if learned and data.levels is None:
         raise DataError(f"dataset {data.name} has no levels, so no end to a learned schedule; set schedule: linear")
     return _Bound(network, support, data.levels if learned else None)
+
+
+def built(recipe: Recipe, data: ImageData) -> nn.Module:
+    """A recipe's fresh network, checked against the data.
+
+    Raises:
+        DataError: when the data lack the labels that it needs.
+        SpecError: when it does not fit the images.
+    """
+    network = networks.build(recipe.network)
+    channels = getattr(network, "in_channels", data.shape[0])
+    if channels != data.shape[0]:
+        raise SpecError(
+            f"network: takes {channels} channels, but {data.name} has {data.shape[0]}; set in_channels: {data.shape[0]}"
+        )
+    if data.labels is None and (recipe.type == "classifier" or getattr(network, "classes", False)):
+        raise DataError(f"dataset {data.name} has no labels, which this recipe needs; give labelled data")
+    return network
 
 
 class _Classification(Objective):
@@ -93,22 +120,15 @@ class _Denoiser(Objective):
         self.support = support
         self.weighting: Weighting = weighting(recipe, support)
         self.scale = recipe.data_scale if recipe.type == "edm" else 1.0
-        if recipe.type == "edm":
-            row: parameterization.Parameterization = partial(parameterization.edm, sigma_data=recipe.sigma_data)
-            self.expert = _expert(network, row, schedule("edm_c_noise").t, support, self.scale)
-        else:
-            self.expert = _expert(network, parameterization.eps, LinearSchedule(*support).t, support)
+        self.expert = experts_of(recipe, [network])[0]
 
     def loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        own, root = self.weighting(_times(len(images)))
+        own, root = self.weighting(times(len(images)))
         error = _noise_error(self.expert, images, own - 2 * math.log(self.scale), labels)
         return (error.square() / expand(root, error).square()).mean()
 
     def arguments(self) -> dict[str, Any]:
-        support = {"support": list(self.support)}
-        if self.recipe.type == "vdm":
-            return support
-        return support | {"sigma_data": self.recipe.sigma_data, "data_scale": self.recipe.data_scale}
+        return arguments_of(self.recipe)
 
 
 class _Bound(Objective):
@@ -124,7 +144,7 @@ class _Bound(Objective):
 
     def loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
         lo, hi = self.line.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64)).unbind()
-        error = _noise_error(self.expert, images, self.line.gamma(_times(len(images))), labels)
+        error = _noise_error(self.expert, images, self.line.gamma(times(len(images))), labels)
         diffusion = (hi - lo).to(images) / 2 * error.square().mean()
         if self.levels is None:
             return diffusion
@@ -161,6 +181,25 @@ class _Line(nn.Module, Schedule):
         return (gamma - self.b.to(gamma)) / self.w.abs().to(gamma)
 
 
+def experts_of(recipe: Recipe, of: Sequence[nn.Module]) -> list[NetworkExpert]:
+    """Networks as experts of a recipe on a fixed schedule, read alike, so that those with one trunk share its features."""
+    support = axis.interval(recipe.support)  # type: ignore[arg-type] # the recipe's own check
+    if recipe.type == "edm":
+        row: parameterization.Parameterization = partial(parameterization.edm, sigma_data=recipe.sigma_data)
+        clock = schedule("edm_c_noise").t
+        return [_expert(network, row, clock, support, recipe.data_scale) for network in of]
+    clock = LinearSchedule(*support).t
+    return [_expert(network, parameterization.eps, clock, support) for network in of]
+
+
+def arguments_of(recipe: Recipe) -> dict[str, Any]:
+    """Arguments of the expert of a recipe on a fixed schedule, for the card."""
+    support = {"support": list(axis.interval(recipe.support))}  # type: ignore[arg-type] # the recipe's own check
+    if recipe.type == "vdm":
+        return support
+    return support | {"sigma_data": recipe.sigma_data, "data_scale": recipe.data_scale}
+
+
 def _expert(
     network: nn.Module,
     row: parameterization.Parameterization,
@@ -168,11 +207,11 @@ def _expert(
     support: GammaInterval,
     data_scale: float = 1.0,
 ) -> NetworkExpert:
-    conditional = bool(getattr(network, "classes", False))
+    conditional = bool(getattr(network, "classes", 0))
     return NetworkExpert(network, row, noise_level, support, data_scale=data_scale, conditional=conditional)
 
 
-def _times(batch: int) -> Tensor:
+def times(batch: int) -> Tensor:
     """Low-discrepancy times in [0, 1), float64 [B] on the CPU."""
     return (torch.rand((), dtype=torch.float64) + torch.arange(batch, dtype=torch.float64) / batch) % 1
 

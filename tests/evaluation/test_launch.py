@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from snrouter.errors import SpecError
-from snrouter.evaluation.launch import Launch
+from snrouter.launch import Launch
 from snrouter.launched import Launched, is_first, launched
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}

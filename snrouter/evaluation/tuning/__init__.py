@@ -16,7 +16,6 @@ from safetensors.torch import save
 
 from snrouter.errors import SpecError
 from snrouter.evaluation.jobs import plan, run_fingerprint
-from snrouter.evaluation.launch import Launch
 from snrouter.evaluation.logs import log_results
 from snrouter.evaluation.results import Results, trade_off, write_results
 from snrouter.evaluation.routes import Route
@@ -30,6 +29,7 @@ from snrouter.evaluation.work import Site
 from snrouter.evaluation.worker import Worker
 from snrouter.files import write
 from snrouter.gamma import GammaInterval
+from snrouter.launch import Launch
 from snrouter.launched import is_first
 from snrouter.metrics.bits_per_dim import BitsPerDim
 from snrouter.search.tune import Choice, best_route

@@ -1,7 +1,4 @@
-"""Launch: how many processes a run has, and who starts them.
-
-Processes exchange a list of shards and meet once at the end, through gloo; no tensor travels.
-"""
+"""Launch: how many processes a command has, and who starts them."""
 
 from __future__ import annotations
 
@@ -87,7 +84,10 @@ class Launch:
         return started.world if started else self._devices()
 
     def trainer(self, parts: int, logger: Logger | None, callbacks: Sequence[Callback]) -> Trainer:
-        """Lightning's trainer for that many parts of work; of processes that it starts itself, none is without one."""
+        """Lightning's trainer for that many parts of work; of processes that it starts itself, none is without one.
+
+        Processes exchange a list of shards and meet once at the end, through gloo; no tensor travels.
+        """
         started = launched()
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         devices = started.local if started and started.local else min(self._devices(), parts)
@@ -95,7 +95,7 @@ class Launch:
             accelerator=accelerator,
             devices=devices,
             num_nodes=self.nodes,
-            strategy=_ddp(started) if started or devices > 1 else "auto",
+            strategy=_ddp(started, "gloo") if started or devices > 1 else "auto",
             plugins=[_environment(started)],
             logger=logger or False,
             callbacks=[*callbacks],
@@ -106,6 +106,19 @@ class Launch:
             inference_mode=False,  # likelihoods differentiate the network
         )
 
+    def distributed(self, unused: bool) -> dict[str, Any]:
+        """Arguments of Lightning's trainer for processes that train one network together.
+
+        Args:
+            unused: whether some of the network may have no part in the loss of a batch.
+        """
+        if self.processes == 1:
+            return {"devices": 1}
+        started, backend = launched(), "nccl" if torch.cuda.is_available() else "gloo"
+        devices = started.local if started and started.local else self._devices()
+        strategy = _ddp(started, backend, find_unused_parameters=unused)
+        return {"devices": devices, "num_nodes": self.nodes, "strategy": strategy, "plugins": [_environment(started)]}
+
     def _devices(self) -> int:
         if self.devices != "auto":
             return int(self.devices)
@@ -114,12 +127,13 @@ class Launch:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _ddp(started: Launched | None) -> DDPStrategy:
+def _ddp(started: Launched | None, backend: str, **options: Any) -> DDPStrategy:
     method: Any = "popen" if started else "spawn"  # with a launcher's processes, popen starts none
-    return DDPStrategy(start_method=method, process_group_backend="gloo")
+    return DDPStrategy(start_method=method, process_group_backend=backend, **options)
 
 
 def _environment(started: Launched | None) -> ClusterEnvironment:
+    """Lightning's name for who started the processes."""
     if started is None:
         return LightningEnvironment()
     return TorchElasticEnvironment() if started.by == "torchrun" else SLURMEnvironment(auto_requeue=False)
