@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ class Context(NamedTuple):
         seed: of every draw.
         draw: draws the samples of these indices with an expert, exactly as the run does; None outside of one.
         shape: of a sample [C, H, W]; None where nothing tells it.
+        slices: named parts of the data: which of its images each holds, bool [N].
     """
 
     bounds: GammaInterval
@@ -44,6 +46,7 @@ class Context(NamedTuple):
     seed: int
     draw: Callable[[Expert, Sequence[int]], Solution] | None = None
     shape: tuple[int, ...] | None = None
+    slices: Mapping[str, Tensor] = MappingProxyType({})
 
     def need(self, what: str) -> ImageData:
         """The data or the reference.

@@ -33,7 +33,7 @@ def _without_type(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class BitsPerDim(DataMetric):
-    """Bits/dim; lower is better. Arguments are those of `snrouter.bits_per_dim`.
+    """Bits/dim, also of each of the spec's slices; lower is better. Arguments are those of `snrouter.bits_per_dim`.
 
     Args:
         estimator: "ode" or "vlb".
@@ -137,6 +137,8 @@ class BitsPerDim(DataMetric):
             columns["biased"] = self.importance_samples > 1 and self.divergence == "hutchinson"
         if self.repeats > 1:
             columns |= {"repeats": self.repeats, "repeat_standard_deviation": self._spread(measured)}
+        if context.slices:
+            columns["slices"] = {name: _within(members, total.values) for name, members in context.slices.items()}
         return Summary(
             value=total.value,
             standard_error=total.standard_error,
@@ -172,6 +174,15 @@ class BitsPerDim(DataMetric):
             times=self.times,
             steps=self.steps,
         ) | ({"repeat_over": self.repeat_over} if self.repeats > 1 else {})
+
+
+def _within(members: Tensor, values: Tensor) -> dict[str, float]:
+    """Mean of the first images' values over those in a slice of the data; NaN where none of them is, as under a limit."""
+    inside = values[members[: len(values)].to(values.device)]
+    if not len(inside):
+        return {"value": math.nan, "standard_error": math.nan, "n": 0}
+    term = Term.of(inside)
+    return {"value": term.value, "standard_error": term.standard_error, "n": len(inside)}
 
 
 def _rows(estimate: Estimate) -> dict[str, Tensor]:

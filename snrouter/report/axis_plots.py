@@ -45,7 +45,7 @@ def routes(tune: Tune, colours: Colours, prefix: str) -> str | None:
         axes.set_yticks([])
         axes.grid(False)
         axes.spines["left"].set_visible(False)
-        _on_gamma(axes)
+        on_gamma(axes)
         _key(figure, _ordered(tune, [piece["expert"] for route in shown for piece in route["pieces"]]), colours)
         return svg(figure, prefix)
 
@@ -92,7 +92,7 @@ def errors(tune: Tune, colours: Colours, prefix: str) -> str | None:
         axes.set_ylim(whole.min() * 0.7, whole.max() * 1.3)
         axes.set_ylabel("mean squared error of ε,\nper dimension")
         _chosen(axes, tune, colours)
-        _on_gamma(axes)
+        on_gamma(axes)
         _key(figure, _ordered(tune, found), colours, dashed=True)
         return svg(figure, prefix)
 
@@ -119,7 +119,7 @@ def excess(tune: Tune, colours: Colours, prefix: str) -> str | None:
         axes.set_ylim(-0.04 * (top or 1.0), top or 1.0)
         axes.set_ylabel("bits/dim per unit of γ,\nabove the lowest")
         _chosen(axes, tune, colours)
-        _on_gamma(axes)
+        on_gamma(axes)
         _key(figure, _ordered(tune, found), colours, dashed=True)
         return svg(figure, prefix)
 
@@ -225,7 +225,7 @@ def _look(name: str, colours: Colours) -> tuple[str, Any]:
     return EXPERTS[i], LINES[i]
 
 
-def _on_gamma(axes: Axes) -> None:
+def on_gamma(axes: Axes) -> None:
     """Gamma below, and edm_sigma above."""
     axes.set_xlabel("γ, from data to noise")
     low, high = axes.get_xlim()

@@ -22,7 +22,7 @@ class Column:
         cells: the text.
         faint: which cells are differences within the error.
         kind: one of "run", "route", "words", "written", "switch", "value", "detail", "difference", "published",
-            "published difference", "reference", "cost".
+            "published difference", "reference", "cost", "link", whose cells are addresses.
         family: that of its measure, or "".
         n: how many images, samples or repetitions its numbers are of, or "".
     """

@@ -104,7 +104,8 @@ def _parameters(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
     for name in names:
         numbers = [Number(finite((row.get("parameters_per_expert") or {}).get(name))) for row in measured]
         found.append(Column(group, name, _whole(numbers, unit)))
-    return found
+    gates = [Number(finite(row.get("gate_parameters"))) for row in measured]
+    return [*found, Column(group, "the gate", _whole(gates, unit))]
 
 
 def _whole(numbers: Sequence[Number], unit: Unit) -> list[str]:

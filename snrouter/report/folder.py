@@ -63,6 +63,40 @@ def read(path: Path) -> Folder:
     return Folder(path, results, samples, trace, pictures, text, _json(environment) if environment.is_file() else {})
 
 
+STUDY = "study.json"
+"""What a study leaves in its folder."""
+
+
+def study_alone(folders: Sequence[Path]) -> Path | None:
+    """The one folder, where it is a study's; None where all are of runs.
+
+    Raises:
+        SpecError: when a study is among several folders.
+    """
+    found = [Path(folder) for folder in folders if (Path(folder) / STUDY).is_file()]
+    if found and len({Path(folder).resolve() for folder in folders}) > 1:
+        raise SpecError(f"{found[0]} is a study, which has a page of its own; run snrouter report {found[0]} alone")
+    return found[0] if found else None
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """What a study found: the content of its study.json.
+
+    Raises:
+        SpecError: when there is none, or it cannot be read.
+    """
+    file = path / STUDY
+    if not file.is_file():
+        raise SpecError(f"no {STUDY} in {path}; run snrouter study SPEC --out {path} first")
+    study = _json(file)
+    if study.get("format") != FORMAT:
+        raise SpecError(f"{file}: format {study.get('format')!r}, this snrouter reads {FORMAT}; run the study again")
+    lacking = [key for key in ("seeds", "baseline", "models", "measures", "findings") if key not in study]
+    if lacking:
+        raise SpecError(f"{file}: {', '.join(lacking)} missing; run the study again")
+    return study
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snrouter.report import published
+from snrouter.report import published, study_tables
 from snrouter.report.columns import Column, arranged, notes, work
 from snrouter.report.combined import combine
 from snrouter.report.costs import calls_made
+from snrouter.report.folder import read_study, study_alone
 from snrouter.report.measures import OF_ROUTES, Measure, measures
 from snrouter.report.number import Number
 from snrouter.report.provenance import accounts, fact
@@ -22,16 +23,19 @@ from snrouter.report.wording import headline
 
 
 def tabulate(folders: Sequence[Path], form: str, mixed: bool = False) -> str:
-    """The table of one run, or one table of several, as text.
+    """The table of one run, or one table of several, as text; or the tables of a study.
 
     Args:
-        folders: folders of runs, each with a results.json.
+        folders: folders of runs, each with a results.json; or that of one study.
         form: "markdown" and "csv" have a row a route and a column a measure; "json" has every row whole, as `combine` gives them.
         mixed: as `combine`.
 
     Raises:
         SpecError: as `combine`.
     """
+    alone = study_alone(folders)
+    if alone:
+        return _study(read_study(alone), form)
     results = combine(folders, mixed)
     if form == "json":
         return json.dumps(results, indent=2) + "\n"
@@ -39,6 +43,19 @@ def tabulate(folders: Sequence[Path], form: str, mixed: bool = False) -> str:
         (run,) = results["runs"].values()
         results = {**run, "results": [{**row, "run": ""} for row in results["results"]]}
     return csv_text(results) if form == "csv" else markdown(results)
+
+
+def _study(study: Mapping[str, Any], form: str) -> str:
+    """A study's tables: "json" is study.json, "csv" has a line a model."""
+    if form == "json":
+        return json.dumps(study, indent=2) + "\n"
+    if form == "csv":
+        return study_tables.csv_text(study)
+    parts = [f"**{_escape_markdown(study_tables.stamp(study))}**\n"] if study.get("partial") else []
+    parts += [_escape_markdown(sentence) + "\n" for sentence in study["findings"]]
+    for sheet in study_tables.sheets(study):
+        parts.append(f"**{sheet.title}**{_BREAK}{_escape_markdown(sheet.note)}{_BREAK}{_markdown_table(sheet.columns, sheet.rows)}")
+    return "\n".join(parts) + "\n"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -66,7 +83,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 _BREAK = "\n\n"
-_WORDS = ("run", "route", "words")
+_WORDS = ("run", "route", "words", "link")
 """Kinds of column that hold text, on the left."""
 
 

@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib import resources
 from itertools import groupby
 from typing import Any
+from urllib.parse import quote
 
 from snrouter.report.columns import Column
 from snrouter.report.number import MISSING, minus
@@ -96,10 +98,17 @@ def _cell(column: Column, i: int, row: Row, opens: bool, last: str, colours: Map
         return f'<th class="run">{escape(column.cells[i]) if row.run != last else ""}</th>'
     if column.kind == "route":
         return f'<th scope="row">{swatch(row.label, colours) if row.single else ""}{minus(escape(row.label))}</th>'
+    if column.kind == "link":
+        return f"<td>{MISSING if column.cells[i] == MISSING else link(column.cells[i], column.title)}</td>"
     looks = {"first": opens, "faint": column.faint and column.faint[i], "name": column.kind == "words"}
     classes = [kind for kind, holds in looks.items() if holds]
     named = f' class="{" ".join(classes)}"' if classes else ""
     return f"<td{named}>{typeset(column.cells[i])}</td>"
+
+
+def link(address: str, text: str) -> str:
+    """A link to what lies beside the page."""
+    return f'<a href="{escape(quote(address))}">{escape(text)}</a>'
 
 
 def figure(svg: str, caption: str) -> str:
@@ -127,6 +136,16 @@ def facts(told: Mapping[str, Any]) -> str:
     """Names and values below one another."""
     lines = (f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(fact(value))}</dd>" for key, value in told.items())
     return f"<dl>{''.join(lines)}</dl>"
+
+
+def document(title: str, body: str) -> str:
+    """A page of its own, with its style; nothing is fetched."""
+    style = (resources.files("snrouter.report") / "page.css").read_text()
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
 
 
 def typeset(text: str) -> str:

@@ -21,6 +21,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "Further": (),
     "Pairs": ("lpips", "ssim", "psnr"),
     "Checks": ("nearest_neighbour",),
+    "Gating": ("gating",),
     "Cost": ("cost",),
 }
 """The metrics of each family, in the order of columns; those of other packages are in "Further"."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from snrouter.files import write
-from snrouter.report import sections
+from snrouter.report import html, sections, study
 from snrouter.report.combined import combined, read_all
 from snrouter.report.costs import costs
-from snrouter.report.folder import Folder, names
+from snrouter.report.folder import Folder, names, study_alone
 from snrouter.report.gallery import samples, trace
+from snrouter.report.gating import gating
 from snrouter.report.html import typeset
 from snrouter.report.memorisation import memorisation
 from snrouter.report.tables import stamp, table
@@ -22,10 +22,10 @@ from snrouter.report.wording import find
 
 
 def write_report(folders: Sequence[Path], page: Path | None = None, mixed: bool = False) -> Path:
-    """Write one self-contained HTML page about one or several runs; of several, with one table of all at the top.
+    """Write one self-contained HTML page about one or several runs, or a study; of several runs, with one table of all at the top.
 
     Args:
-        folders: folders of runs, each with a results.json.
+        folders: folders of runs, each with a results.json; or that of one study.
         page: where to write it; when left out, report.html in the folder, or of several, beside the first of them.
         mixed: as `combine`.
 
@@ -36,6 +36,9 @@ def write_report(folders: Sequence[Path], page: Path | None = None, mixed: bool 
         SpecError: as `combine`.
         OutputError: when the page cannot be written.
     """
+    alone = study_alone(folders)
+    if alone:
+        return study.write_study(alone, page)
     content = render(read_all(folders), mixed)
     page = page or (Path(folders[0]) if len(folders) == 1 else _above(Path(folders[0]))) / "report.html"
     write(page, content.encode())
@@ -55,12 +58,7 @@ def render(folders: Sequence[Folder], mixed: bool = False) -> str:
     articles = "\n".join(
         _article(folder, name, f"r{i}", len(folders)) for i, (folder, name) in enumerate(zip(folders, called, strict=True))
     )
-    style = (resources.files("snrouter.report") / "page.css").read_text()
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{top}{articles}\n</body>\n</html>\n"
-    )
+    return html.document(title, f"{top}{articles}")
 
 
 def _top(results: Mapping[str, Any], called: Sequence[str]) -> str:
@@ -93,8 +91,10 @@ def _article(folder: Folder, name: str, prefix: str, runs: int) -> str:
         samples(folder, 1 / runs),
         sections.curves(results, prefix),
         trace(folder, 1 / runs),
+        gating(results, prefix),
         sections.differences(results),
         memorisation(folder, 1 / runs),
+        sections.slices(results),
         sections.terms(results),
         sections.blocks(results),
         costs(results),

@@ -16,7 +16,7 @@ from snrouter.report.tables import SIGNS, Row, experts, table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = ("s", "D", "^", "v")
+_MARKERS = ("s", "D", "^", "v", "P", "X", "<", ">")
 
 _FAR = 2.0
 """A route that is farther than this many ranges of all others, in both numbers, is told and not drawn."""
@@ -29,7 +29,8 @@ def expert_colours(results: Mapping[str, Any]) -> dict[str, int]:
     """Number of the colour of each expert, the low-noise one first."""
     route = (results.get("spec") or {}).get("route") or {}
     named = [route[end] for end in ("low", "high") if end in route] + list((results.get("tune") or {}).get("experts", ()))
-    return {label: i % len(EXPERTS) for i, label in enumerate(dict.fromkeys([*named, *experts(results)]))}
+    weighted = [name for row in results["results"] for name in row.get("utilisation") or {}]
+    return {label: i % len(EXPERTS) for i, label in enumerate(dict.fromkeys([*named, *experts(results), *weighted]))}
 
 
 def swept(results: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ def curves(results: Mapping[str, Any], prefix: str) -> Section:
             "are one paired standard error."
         )
         closer = html.figure(near, caption)
-    shown = [measure for measure in measures(results) if measure.family not in ("Checks", "Cost")]
+    shown = [measure for measure in measures(results) if measure.family not in ("Checks", "Gating", "Cost")]
     drawn = [(measure, plots.curve(results, measure, f"{prefix}-curve{i}")) for i, measure in enumerate(shown)]
     found = "".join(html.figure(svg, measure.title) for measure, svg in drawn if svg)
     if not found:
@@ -138,6 +138,28 @@ def terms(results: Mapping[str, Any]) -> Section:
         shown.append(Column("", "sum", aligned([row.numbers[measure.key] for row in rows])))
         parts.append(section(measure.title, html.table(shown, rows, plots.expert_colours(results))))
     return section("Terms", *parts, note="The parts that each value is the sum of.")
+
+
+def slices(results: Mapping[str, Any]) -> Section:
+    """Values of named parts of the data, each with how many images it is of."""
+    parts = []
+    for measure in measures(results):
+        rows = [row for row in table(results) if row.rows.get(measure.key, {}).get("slices")]
+        names = dict.fromkeys(name for row in rows for name in row.rows[measure.key]["slices"])
+        if not rows:
+            continue
+        shown = [Column("", "route", [row.label for row in rows], kind="route")]
+        for name in names:
+            found = [row.rows[measure.key]["slices"].get(name) or {} for row in rows]
+            numbers = [Number(finite(own.get("value")), finite(own.get("standard_error"))) for own in found]
+            counts = {own["n"] for own in found if own.get("n")}
+            n = f"n {max(counts):,}" if len(counts) == 1 else ""
+            shown.append(Column(name, n, aligned(numbers, unit=measure.unit)))
+        whole = [row.numbers[measure.key] for row in rows]
+        parts.append(
+            section(measure.title, html.table([*shown, Column("all", "", aligned(whole))], rows, plots.expert_colours(results)))
+        )
+    return section("By slice", *parts, note="Named parts of the data; an image may be in several, or in none.")
 
 
 def blocks(results: Mapping[str, Any]) -> Section:

@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, RULE, PAPER = "#000001", "#000002", "#000003", "#000004"
-EXPERTS = ("#000011", "#000012", "#000013", "#000014")
-LINES: Any = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+EXPERTS = tuple(f"#00001{i}" for i in range(1, 9))
+LINES: Any = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.2, 1.2)),
+    (0, (6, 1.5, 1.2, 1.5)),
+    (0, (9, 2)),
+    (0, (2.6, 1.2)),
+    (0, (6, 1.5, 1.2, 1.5, 1.2, 1.5)),
+    (0, (1.2, 3)),
+)
 """Styles of lines, so that none is told by its colour alone."""
 
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from snrouter.report import published
 from snrouter.report.columns import Column, columns, notes
-from snrouter.report.tables import stamp, table
+from snrouter.report.tables import Row, stamp, table
 from snrouter.report.wording import choice, headline
 
 if TYPE_CHECKING:
@@ -35,35 +35,48 @@ def to_rich(results: Mapping[str, Any], width: int | None = None) -> Table:
         width: columns of the terminal, detected when left out; where they do not suffice, the switch's gamma is left out, then
             what was not measured, differences, and what else must be, and the caption says so.
     """
+    rows, whole = table(results), columns(results)
+    whole[0] = replace(whole[0], cells=[f"{row.label}{' *' if row.best else ''}" for row in rows])
+    rule, told = choice(results), " ".join(filter(None, (*headline(results), *notes(results), published.source(results))))
+    return titled_table(whole, rows, stamp(rows), [f"* chosen: {rule}." if rule else "", told], width)
+
+
+def titled_table(whole: Sequence[Column], rows: Sequence[Row], title: str, told: Sequence[str], width: int | None = None) -> Table:
+    """Columns as a table for a terminal, those that fit.
+
+    Args:
+        whole: the columns; the first heads the rows.
+        rows: one a line.
+        title: a warning above it, or "".
+        told: what is said below it, a paragraph each, and of what is left out after the first.
+        width: columns of the terminal, detected when left out.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    width, rows, whole = width or Console().width, table(results), columns(results)
-    whole[0] = replace(whole[0], cells=[f"{row.label}{' *' if row.best else ''}" for row in rows])
-    shown = _fitting(whole, width)
-    title = Text(stamp(rows), style="bold red") if stamp(rows) else None
-    told = " ".join(filter(None, (*headline(results), *notes(results), published.source(results))))
-    caption = Text("\n".join(filter(None, (*_legend(results, whole, shown), told))))
-    made = Table(box=box.SIMPLE_HEAD, title=title, caption=caption, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    shown = _fitting(list(whole), width or Console().width)
+    first, *others = told
+    caption = Text("\n".join(filter(None, (first, _left_out(whole, shown), *others))))
+    above = Text(title, style="bold red") if title else None
+    made = Table(box=box.SIMPLE_HEAD, title=above, caption=caption, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     for column in shown:
-        first = column.kind == "route"
-        made.add_column(Text(_stacked(column)), justify="left" if first else "right", vertical="bottom", no_wrap=not first)
+        heads = column.kind == "route"
+        made.add_column(Text(_stacked(column)), justify="left" if heads else "right", vertical="bottom", no_wrap=not heads)
     for i, row in enumerate(rows):
         cells = [Text(c.cells[i], style="dim" if c.faint and c.faint[i] else "") for c in shown]
         made.add_row(*cells, style="bold" if row.best else "")
     return made
 
 
-def _legend(results: Mapping[str, Any], whole: Sequence[Column], shown: Sequence[Column]) -> list[str]:
-    """What the star is, and what is not shown."""
-    rule, left_out = choice(results), [column for column in whole if column not in shown]
+def _left_out(whole: Sequence[Column], shown: Sequence[Column]) -> str:
+    """What is not shown."""
     groups: dict[str, list[str]] = {}
-    for column in left_out:
+    for column in (column for column in whole if column not in shown):
         groups.setdefault(column.group.rstrip(" ↓↑†"), []).append(column.title)
     names = "; ".join(": ".join(filter(None, (group, ", ".join(filter(None, titles))))) for group, titles in groups.items())
-    return [f"* chosen: {rule}." if rule else "", f"Left out here, for want of room, but on the page: {names}." if names else ""]
+    return f"Left out here, for want of room, but on the page: {names}." if names else ""
 
 
 def _stacked(column: Column) -> str:

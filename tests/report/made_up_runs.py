@@ -5,6 +5,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save_file
 
 from snrouter.report import write_report
@@ -169,3 +170,25 @@ def many(results: dict | None = None) -> dict:
 def of(results: dict, metric: str) -> list[dict]:
     """Rows of one metric."""
     return [row for row in results["results"] if row["metric"] == metric]
+
+
+def gates(routes=("gate", "top_k"), experts=("round", "plain", "smooth", "dark"), times=8) -> dict:
+    """A run of mixtures: bits/dim and gating of each, as evaluation writes them."""
+    rows, each = [], len(experts)
+    for i, label in enumerate(routes):
+        kept = {"label": label, "route": label, "experts": list(experts)}
+        bpd = {"metric": "bpd", "title": "bits/dim", "better": "lower", "estimator": "vlb", **kept, "value": 1.8 + i / 100}
+        rows.append(bpd | {"standard_error": 0.01, "n": 400, "nfe": 32.0 * each, "seconds": 2.0, "protocol": {"seed": 0}})
+        weights = np.abs(np.sin(np.arange(each)[:, None] + np.linspace(0, 2 + i, times))) + 0.2
+        weights /= weights.sum(0)
+        told = {
+            "utilisation": dict(zip(experts, weights.tolist(), strict=True)),
+            "gammas": np.linspace(-7.86, 5, times + 1).tolist(),
+        }
+        told["entropy"] = (-(weights * np.log(weights)).sum(0)).tolist()
+        told["load"] = dict(zip(experts, weights.mean(1).tolist(), strict=True))
+        value = float(weights.mean(1).std() * each)
+        row = {"metric": "gating", "title": "variation of load", **told, **kept, "value": value, "standard_error": 0.004}
+        rows.append(row | {"n": 400, "seconds": 1.0, "protocol": {"seed": 0, "times": times}})
+    spec = {"route": {"type": "gate"}, "evaluate": [{"metric": "bpd"}, {"metric": "gating"}]}
+    return {"format": 1, "fingerprint": "0a7e", "spec": spec, "partial": False, "results": rows}

@@ -384,7 +384,7 @@ def lab(light: np.ndarray) -> np.ndarray:
 
 def test_experts_are_told_apart_by_everyone_in_the_light_in_the_dark_and_on_paper():
     css = (resources.files("snrouter.report") / "page.css").read_text()
-    papers, experts = re.findall(r"--paper: (#\w+)", css), [re.findall(rf"--expert-{i}: (#\w+)", css) for i in range(4)]
+    papers, experts = re.findall(r"--paper: (#\w+)", css), [re.findall(rf"--expert-{i}: (#\w+)", css) for i in range(8)]
     assert len(papers) == 3
     for paper, *colours in zip((p if len(p) == 7 else "#ffffff" for p in papers), *experts, strict=True):
         for seen in SEEN.values():
