@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from snrouter.metrics.likelihood import bits_per_dim as bits_per_dim
     from snrouter.metrics.measure import measure as measure
     from snrouter.router.base import Policy as Policy
+    from snrouter.router.gate import Gate as Gate
+    from snrouter.router.gate import TopK as TopK
+    from snrouter.router.mixture import ByClass as ByClass
+    from snrouter.router.mixture import Fixed as Fixed
+    from snrouter.router.mixture import Random as Random
     from snrouter.router.piecewise import Piecewise as Piecewise
     from snrouter.router.piecewise import Single as Single
     from snrouter.router.piecewise import Stretch as Stretch
@@ -40,18 +45,22 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Ancestral": "snrouter.solvers.ancestral",
+    "ByClass": "snrouter.router.mixture",
     "Constraints": "snrouter.search.routes",
     "DDIM": "snrouter.solvers.ddim",
     "Discrete": "snrouter.experts.discrete",
     "Estimate": "snrouter.metrics.likelihood",
     "Euler": "snrouter.solvers.heun",
     "Expert": "snrouter.experts.base",
+    "Fixed": "snrouter.router.mixture",
     "GammaInterval": "snrouter.gamma",
+    "Gate": "snrouter.router.gate",
     "Heun": "snrouter.solvers.heun",
     "ODE": "snrouter.solvers.ode",
     "Piecewise": "snrouter.router.piecewise",
     "Policy": "snrouter.router.base",
     "Profile": "snrouter.search.profile",
+    "Random": "snrouter.router.mixture",
     "RoutedExpert": "snrouter.router.routed_expert",
     "Single": "snrouter.router.piecewise",
     "SnrouterError": "snrouter.errors",
@@ -59,6 +68,7 @@ _HOMES = {
     "Solver": "snrouter.solvers.base",
     "Stretch": "snrouter.router.piecewise",
     "Threshold": "snrouter.router.threshold",
+    "TopK": "snrouter.router.gate",
     "best_route": "snrouter.search.tune",
     "bits_per_dim": "snrouter.metrics.likelihood",
     "load_expert": "snrouter.experts.load",

@@ -23,10 +23,12 @@ from snrouter.evaluation import Worker, own_route, plan, run, sweep, sweep_route
 from snrouter.evaluation.logs import numbers
 from snrouter.evaluation.tuning.profiles import prepared
 from snrouter.evaluation.worker import DTYPES
-from snrouter.experts.checkpoints import card_path
+from snrouter.experts.base import Piece
+from snrouter.experts.checkpoints import Loaded, card_path
 from snrouter.metrics.base import PairMetric
 from snrouter.plugins import entry_points as plugins
 from snrouter.probe import IMAGES, Probe, probe
+from snrouter.router.routed_expert import RoutedExpert
 from snrouter.router.threshold import Threshold
 from snrouter.solvers.base import smooth_pieces
 from snrouter.spec import Document
@@ -66,9 +68,7 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
     pieces = smooth_pieces(expert, document.bounds, "sample")
     yield Check("gamma coverage", True, f"{len(pieces)} pieces cover {document.bounds}")
     if spec.shape or worker.data or worker.reference:
-        with torch.no_grad():
-            for piece in pieces:
-                piece.expert(torch.zeros(1, *worker.shape), piece.hi)
+        _ask_all(worker, pieces)
         yield Check("shapes", True, f"every expert maps {list(worker.shape)} to itself")
     routes = [route]
     if spec.sweep is not None and isinstance(document.policy(), Threshold):  # a route that extends a sweep need not be swept
@@ -91,6 +91,18 @@ def validate(document: Document, dry_run: bool = False) -> Iterator[Check]:
         for label in dict.fromkeys(row["label"] for row in rows):
             told = _numbers(label, [row for row in rows if row["label"] == label])
             yield Check("dry run", True, f"{label}, on {TRIED}: {told}")
+
+
+@torch.no_grad()
+def _ask_all(worker: Worker, pieces: Sequence[Piece]) -> None:
+    """Ask every piece, and every expert of a mixture, of which only some may run, for one image."""
+    z, labels = torch.zeros(1, *worker.shape, dtype=worker.dtype), worker.data.labels if worker.data is not None else None
+    condition = labels[:1] if labels is not None and worker.spec.condition == "labels" else None
+    for piece in pieces:
+        piece.expert(z, piece.hi, condition)
+        if isinstance(piece.expert, RoutedExpert) and len(piece.expert.policy.experts) > 1:
+            for name in piece.expert.policy.experts:
+                piece.expert.expert(name)(z, piece.hi, condition)
 
 
 def _numbers(label: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -140,6 +152,7 @@ def probe_experts(
         for name, part in spec.experts.items()
         if part.name == "vdm" and (arguments := document.expert_arguments(name)[1])
     }
+    loaded: Loaded = {}
     with _bar(progress) as bar:
         task = bar.add_task("probing", total=None)
 
@@ -153,7 +166,7 @@ def probe_experts(
             bar.start()
 
         return probe(
-            {name: document.expert(name).to(device=device, dtype=dtype) for name in spec.experts},
+            {name: document.expert(name, loaded).to(device=device, dtype=dtype) for name in spec.experts},
             data,
             document.policy(),
             document.bounds,

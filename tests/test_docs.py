@@ -19,6 +19,8 @@ import typer.main
 from snrouter import spec
 from snrouter.cli import app
 from snrouter.errors import SnrouterError
+from snrouter.experts.checkpoints import save_checkpoint
+from snrouter.experts.networks.gate import GateNetwork
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -102,6 +104,8 @@ def test_specs_validate(page: str, tmp_path: Path) -> None:
     scheduler = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     (tmp_path / "pipeline/scheduler").mkdir(parents=True)
     (tmp_path / "pipeline/scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    card = {"network": {"type": "gate", "experts": 2}, "gate": {"experts": ["a", "b"]}}
+    save_checkpoint(tmp_path / "gate.safetensors", GateNetwork(experts=2), card)
     for number, block in enumerate(blocks(ROOT / page, "yaml")):
         path = tmp_path / f"{number}.yaml"
         whole = re.search(r"^(experts|extends):", block.text, re.MULTILINE)
@@ -141,7 +145,7 @@ def test_the_api_pages_hold_every_module() -> None:
     shown = {name for page in ROOT.glob("docs/api/*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)}
     dotted = {path.removesuffix(".py").rstrip("/").replace("/", ".") for path in modules()}
     inside = re.compile(
-        r"snrouter\.(embedded|__main__|quiet|launched|loggers|files|(cli|evaluation|report|testing|training|probe)\..*)"
+        r"snrouter\.(embedded|__main__|quiet|launched|loggers|files|(cli|evaluation|report|study|testing|training|probe)\..*)"
     )
     packages = {name for name in dotted if any(other.startswith(f"{name}.") for other in dotted)}
     assert shown - packages == {name for name in dotted - packages if not inside.fullmatch(name)}

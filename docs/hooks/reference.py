@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 import typer.main
@@ -19,13 +19,14 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from snrouter.cli import app
+from snrouter.data.slices import Slice
 from snrouter.errors import SnrouterError
 from snrouter.plugins.entry_points import REGISTRIES
 from snrouter.plugins.registry import BUILTIN
-from snrouter.recipe import Recipe
+from snrouter.recipe import GateRecipe, MixtureRecipe, Optimisation, Recipe
 from snrouter.schedules import SCHEDULES
 from snrouter.spec.components import arguments_model
-from snrouter.spec.models import Bounds, PublishedValue, Spec, Sweep, Tune
+from snrouter.spec.models import Bounds, PublishedValue, Spec, Study, StudyModel, Sweep, Tune
 
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
@@ -42,6 +43,7 @@ TYPES = {  # of the spec's own keys, where a schema says less than a person want
     "sweep": "[sweep](#sweep)",
     "tune": "[tune](#tune)",
     "published": "path, or what the [file](#published) holds",
+    "slices": "mapping of names to [slices](#slices)",
     "train": "mapping of names to [recipes](#train)",
 }
 
@@ -71,9 +73,22 @@ def spec() -> str:
             f"### sweep\n\n{_fields(Sweep, {'switches': 'list of [positions](#positions)'})}",
             f"### tune\n\nSee [the best route](tune.md).\n\n{_fields(Tune, TUNE_TYPES)}",
             f"### published\n\n`source: {{title, arxiv, table}}` and `rows`, each of which takes\n\n{_fields(PublishedValue)}",
-            f"### train\n\nEach entry is a recipe that `snrouter train` runs.\n\n{_fields(Recipe)}",
+            f"### slices\n\nSee [parts of a set](data.md#parts-of-a-set). Of several keys all must hold.\n\n{_fields(Slice)}",
+            f"### study\n\nSee [studies](study.md).\n\n{_fields(Study)}\n\nEach of `models` takes\n\n{_fields(StudyModel)}",
+            _recipes(),
         ]
     )
+
+
+def _recipes() -> str:
+    """What every recipe takes, and what each type takes beside it."""
+    shared = Optimisation.model_fields.keys()
+    own = {"`edm`, `vdm`, `classifier`": Recipe, "`gate`": GateRecipe, "`mixture`": MixtureRecipe}
+    parts = ["### train\n\nEach entry is a recipe that `snrouter train` runs; see [training](training.md). All take"]
+    parts.append(_fields(Optimisation, defaults={"gradient_clip": "`1.0`; `5.0` of gates and mixtures"}))
+    for types, model in own.items():
+        parts += [f"Types {types} also" if "," in types else f"Type {types} also", _fields(model, without=shared)]
+    return "\n\n".join(parts)
 
 
 def components() -> str:
@@ -118,6 +133,7 @@ def _fields(
     types: Mapping[str, str] | None = None,
     defaults: Mapping[str, str] | None = None,
     first: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
 ) -> str:
     rows: list[tuple[str, ...]] = []
     if first:
@@ -125,6 +141,8 @@ def _fields(
     said = {name: field.description or "" for name, field in model.model_fields.items()}
     for row in _rows(model, model.model_json_schema(), said):
         name = row[0].strip("`")
+        if name in without:
+            continue
         rows.append((row[0], (types or {}).get(name, row[1]), (defaults or {}).get(name, row[2]), row[3]))
     return _table(("key", "value", "default", ""), rows)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from snrouter.cli import checkpoints, evaluate, installation, report, specs, statistics
+from snrouter.cli import checkpoints, evaluate, installation, report, specs, statistics, study
 from snrouter.errors import SnrouterError
 from snrouter.launched import is_first, launched
 
@@ -22,6 +22,7 @@ COMMANDS = (
     evaluate.run,
     evaluate.sweep,
     evaluate.tune,
+    study.study,
     evaluate.sample,
     checkpoints.train,
     specs.validate,
@@ -35,7 +36,7 @@ COMMANDS = (
 )
 """In the order of the help."""
 
-SHARDED = ("demo", "run", "sweep", "tune", "sample")
+SHARDED = ("demo", "run", "sweep", "tune", "study", "sample")
 """What goes on where it was interrupted."""
 
 INTERRUPTED = 130

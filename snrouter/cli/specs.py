@@ -83,7 +83,7 @@ def _print_probed(name: str, found: Any) -> None:
 
 
 def explain(spec: SpecArgument, as_json: Json = False, set_: Set = None, debug: Debug = False) -> None:
-    """Show which expert runs at which gamma, edm_sigma and step, before any weight is loaded."""
+    """Show which expert runs at which gamma, edm_sigma and step, before any expert is loaded."""
     from snrouter.explain import explain as work
 
     told = work(load_spec(spec, set_))
@@ -91,8 +91,10 @@ def explain(spec: SpecArgument, as_json: Json = False, set_: Set = None, debug: 
         print_json(told)
         return
     pieces = told["pieces"]
+    names = [piece["expert"] if piece["weights"] == "one expert" else f"{piece['expert']} (mixture)" for piece in pieces]
     rows = [
-        [piece["expert"], f"{piece['from']['gamma']:.5g}", f"{piece['to']['gamma']:.5g}", _span(piece["steps"])] for piece in pieces
+        [name, f"{piece['from']['gamma']:.5g}", f"{piece['to']['gamma']:.5g}", _span(piece["steps"])]
+        for name, piece in zip(names, pieces, strict=True)
     ]
     print(f"{told['route']} route, sampled by {textwrap.shorten(told['solver'], 120, placeholder=' ...')}")
     print_table("", ["expert", "from gamma", "to gamma", "steps"], rows)

@@ -15,14 +15,15 @@ from snrouter.errors import PluginError
 from snrouter.plugins import entry_points as plugins
 from snrouter.spec.models import Component, MetricComponent, Spec
 
-_FILLED = {"expert": ("reference",), "policy": ("available",)}
+_FILLED = {"expert": ("reference", "loaded"), "policy": ("available", "run_seed")}
 
 
 def arguments_model(target: Callable[..., Any], name: str, kind: str = "") -> type[BaseModel]:
     """The keys a component takes, read off the class or function that a plugin registered.
 
     A parameter called `name` is filled with the spec's own name for the component, `reference` of an expert with a function that
-    gives the spec's reference, `available` of a policy with the names of the spec's experts; they are no keys.
+    gives the spec's reference, `loaded` of one with the files read before, `available` of a policy with the names of the spec's
+    experts and `run_seed` with its seed; they are no keys.
 
     Args:
         target: the class or function.
@@ -49,13 +50,11 @@ def path_parameters(target: Callable[..., Any]) -> list[str]:
 
 def known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """The keys that may stand at a location inside a model: those of the model or dataclass found by following its annotations."""
-    here: Any = model
+    here: list[Any] = [model]
     for part in location:
-        if isinstance(part, str) and part in (keys := _keys(here)):
-            here = keys[part]
-        choices = [choice for choice in _flatten(here) if _keys(choice)]
-        here = choices[0] if choices else None
-    return list(_keys(here))
+        inside = [keys[part] for choice in here if part in (keys := _keys(choice))]
+        here = [choice for place in inside or here for choice in _flatten(place) if _keys(choice)]
+    return list(dict.fromkeys(key for choice in here for key in _keys(choice)))
 
 
 def _keys(model: Any) -> dict[str, Any]:

@@ -7,14 +7,14 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from snrouter.errors import SpecError
-from snrouter.experts.checkpoints import read_for, sha256
+from snrouter.experts.checkpoints import Loaded, read_for, sha256
 from snrouter.gamma import PIPELINE_WORDS, GammaInterval, interval, position
 from snrouter.plugins import entry_points as plugins
 from snrouter.plugins.registry import BUILTIN, Registry
@@ -43,17 +43,31 @@ class Document:
 
     # --- what the spec names -------------------------------------------------------------------------------------
 
-    def expert(self, name: str) -> Any:
-        """Load one expert."""
+    def expert(self, name: str, loaded: Loaded | None = None) -> Any:
+        """Load one expert.
+
+        Args:
+            name: in the spec.
+            loaded: files read before, which is added to: experts of one file share its network.
+        """
         component = self.spec.experts[name]
-        given = {"name": name, "reference": partial(self.dataset, "reference")}
+        given = {"name": name, "reference": partial(self.dataset, "reference"), "loaded": loaded}
         return self._build(plugins.experts, component, ("experts", name), given)
 
     def policy(self) -> Any:
-        """The route's policy."""
-        policy = self._build(plugins.policies, self.spec.route, ("route",), {"available": tuple(self.spec.experts)})
+        """The route's policy, made once: a gate is read from its checkpoint."""
+        return self._policy
+
+    @cached_property
+    def _policy(self) -> Any:
+        given = {"available": tuple(self.spec.experts), "run_seed": self.spec.seed}
+        policy = self._build(plugins.policies, self.spec.route, ("route",), given)
         self.at(("route",), lambda: policy.check(self.spec.experts))
         return policy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the policy, whose gate may be on a device; another process reads its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_policy"}
 
     def solver(self) -> Any:
         """The solver."""
@@ -63,6 +77,14 @@ class Document:
         """The data or the reference, or None when the spec gives none."""
         component: Component | None = getattr(self.spec, which)
         return None if component is None else self._build(plugins.datasets, component, (which,))
+
+    def members(self, name: str, images: Any, reference: Any = None) -> Any:
+        """Which images the slice of that name holds, bool [N]; medians are those of the reference, or of the images without one.
+
+        Raises:
+            DataError: when it holds none, or the images lack what it asks for.
+        """
+        return self.at(("slices", name), lambda: self.spec.slices[name].members(images, reference))
 
     def metrics(self) -> list[Any]:
         """The metrics of `evaluate`, in order."""

@@ -72,6 +72,8 @@ _EXAMPLES = {
     "data": "data: {type: digits, split: test}",
     "evaluate": "evaluate: [{metric: bpd, estimator: vlb}]",
     "sweep": "sweep: {switches: [{eta: 0.1}, {eta: 0.2}]}",
+    "slices": "slices: {round: {classes: [0, 6]}}",
+    "attributes": "attributes: {Blond_Hair: true, Male: false}",
     "tune": "tune: {times: 64, seams: 2}",
     "above": "above: {quality: {eta: 0.4}}",
     "checkpoint": "checkpoint: model.safetensors",

@@ -144,6 +144,27 @@ def _override(raw: dict[str, Any], sources: dict[Location, Source], text: str) -
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise SpecError(f"--set {text}: expected key.path=value, e.g. --set route.switch.eta=0.3")
+    try:
+        put(raw, sources, path, yaml.safe_load(value), Source("--set", 0, Path.cwd()))
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {text}: the value is not YAML ({getattr(error, 'problem', error)})") from None
+    except SpecError as error:
+        raise SpecError(f"--set {text}: {error}") from None
+
+
+def put(raw: dict[str, Any], sources: dict[Location, Source], path: str, value: Any, written: Source) -> None:
+    """Change one key of a raw spec in place, making the mappings that lead to it.
+
+    Args:
+        raw: the spec.
+        sources: where each location was written; those of what is replaced go.
+        path: of the key, e.g. "route.switch.eta"; a number is a place in a list.
+        value: what it becomes.
+        written: where that was said.
+
+    Raises:
+        SpecError: when the path leads through something that has no keys.
+    """
     location: Location = tuple(int(part) if part.isdigit() else part for part in path.split("."))
     holder: Any = raw
     try:
@@ -154,11 +175,9 @@ def _override(raw: dict[str, Any], sources: dict[Location, Source], text: str) -
         if isinstance(holder, dict) and location[-1] in (*UNITS, *PIPELINE_WORDS) and set(holder) <= set(POSITION_KEYS):
             for key in [key for key in holder if key != "scheduler" or location[-1] in UNITS]:
                 del holder[key]  # one position replaces another; only a pipeline's word keeps the scheduler
-        holder[location[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {text}: the value is not YAML ({getattr(error, 'problem', error)})") from None
+        holder[location[-1]] = value
     except (KeyError, IndexError, TypeError):
-        raise SpecError(f"--set {text}: {path} does not lead to a key of the spec") from None
+        raise SpecError(f"{path} does not lead to a key of the spec") from None
     for gone in [place for place in sources if place[: len(location)] == location]:
         del sources[gone]
-    sources[location] = Source("--set", 0, Path.cwd())
+    sources[location] = written

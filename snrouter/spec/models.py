@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from snrouter.data.slices import Slice
+from snrouter.errors import suggestion
 from snrouter.gamma import POSITION_SCHEMA, Gamma
-from snrouter.recipe import Recipe
+from snrouter.recipe import AnyRecipe
 
 
 class _Model(BaseModel):
@@ -144,6 +147,51 @@ class Published(_Model):
     rows: tuple[PublishedValue, ...] = Field(min_length=1)
 
 
+class StudyModel(_Model):
+    """One row of a study: the spec, changed, with what is trained or found for it."""
+
+    train: str | tuple[str, ...] = Field(
+        default=(), description="recipes to train, in this order; their experts and route replace the spec's"
+    )
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="keys to change first, as by --set, e.g. {train.mixture.entropy: 0}"
+    )
+    tune: bool = Field(default=False, description="find the route by `tune`")
+    about: str | None = Field(default=None, description="a line on what it is, for tables")
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Names of what is trained, in order."""
+        return (self.train,) if isinstance(self.train, str) else self.train
+
+
+class Study(_Model):
+    """Models and seeds that `study` compares."""
+
+    models: dict[str, StudyModel] = Field(min_length=1, description="by name, in the order of tables")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+        default=(0, 1, 2), min_length=1, description="of trainings, noise and samples: a cell for each model and seed"
+    )
+    baseline: str | None = Field(default=None, description="the model that relative gains are against; the first when left out")
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        unfit = [name for name in self.models if not re.fullmatch(r"\w[\w.=+-]*", name)]
+        if unfit:
+            raise ValueError(f"models: {unfit[0]!r} names a folder; expected letters, digits and . = + - _, e.g. top-2")
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"seeds: expected each once, got {list(self.seeds)}")
+        if self.baseline is not None and self.baseline not in self.models:
+            close = suggestion(self.baseline, self.models)
+            raise ValueError(f"baseline: no model {self.baseline!r}{close}; there are {', '.join(self.models)}")
+        return self
+
+    @property
+    def against(self) -> str:
+        """The baseline's name."""
+        return self.baseline or next(iter(self.models))
+
+
 class Spec(_Model):
     """A declarative run."""
 
@@ -164,7 +212,11 @@ class Spec(_Model):
     sweep: Sweep | None = Field(default=None, description="thresholds that `sweep` compares")
     tune: Tune = Field(default=Tune(), description="what `tune` may choose from, and on how much")
     published: Published | None = Field(default=None, description="numbers that reports show beside the measured ones")
-    train: dict[str, Recipe] = Field(default_factory=dict, description="recipes that `train` runs on the reference images, by name")
+    slices: dict[str, Slice] = Field(default_factory=dict, description="named parts of the data, which experts may be trained on")
+    train: dict[str, AnyRecipe] = Field(
+        default_factory=dict, description="recipes that `train` runs on the reference images, by name"
+    )
+    study: Study | None = Field(default=None, description="models and seeds that `study` compares")
     batch_size: int = Field(default=256, ge=1, description="images in a shard; adaptive solvers couple a shard's steps")
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         default="float32",
