@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,9 @@ _ONLY: dict[str, Callable[[Recipe], bool]] = {
 }
 """Fields that some recipes have no use for."""
 
+MOST_SEEDS = 2**32
+"""Of longer seeds torch's generator on a CPU keeps the low 32 bits."""
+
 _KNOWN_ELSEWHERE = ("type", "in_channels", "experts", "gamma_min", "gamma_max")
 """Arguments of a gate's network that follow from the data, the experts and the interval."""
 
@@ -37,7 +41,7 @@ class Optimisation(BaseModel):
     learning_rate: PositiveFloat = 2e-3
     """AdamW's, at its peak; it rises linearly over `warmup` steps, and then falls as a cosine to zero."""
     warmup: int = Field(default=100, ge=0)
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up; each phase of a mixture has its own, of at most a tenth of its steps."""
     learning_rate_decay: Literal["cosine", "none"] = "cosine"
     """Whether it falls at all."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -48,8 +52,8 @@ class Optimisation(BaseModel):
     """Largest L2 norm of the gradient; 0 for no limit."""
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay per step of the average of weights that is saved; at step n at most (1 + n)/(10 + n)."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of everything random: initial weights, batches, noise, times, dropout."""
+    seed: int = Field(default=0, ge=0, lt=MOST_SEEDS)
+    """Seed of everything random: initial weights, batches, noise, times, dropout. Phases of a mixture have their own."""
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints, from the last of which a training that was killed goes on; of no matter to what comes out."""
 
@@ -118,7 +122,7 @@ class Gating(Optimisation):
     gate: dict[str, Any] = Field(default_factory=dict)
     """The gate's network, e.g. `{channels: [16, 32], width: 64, dropout: 0.1}`; what is left out is its default."""
     top_k: PositiveInt | None = None
-    """Only so many experts run for each image and noise level, in training too; all when left out."""
+    """Only so many experts run for each image and noise level, in training too, 2 or more; all when left out."""
     load_balance: float = Field(default=0.1, ge=0)
     """lambda_load: what pushes the mean weights of a batch to uniform counts."""
     load_balance_form: Literal["squared", "switch"] = "squared"
@@ -127,6 +131,13 @@ class Gating(Optimisation):
     """lambda_ent: what rewards entropy of the weights over time steps counts."""
     gradient_clip: float = Field(default=5.0, ge=0)
     """Largest L2 norm of the gradient; 0 for no limit."""
+
+    @field_validator("top_k")
+    @classmethod
+    def _weighs(cls, top_k: int | None) -> int | None:
+        if top_k == 1:  # renormalised, its weight is 1 whatever the logits
+            raise ValueError("one expert alone has weight 1, from which no gate learns; train with 2, and set 1 in the route")
+        return top_k
 
     @field_validator("gate")
     @classmethod
@@ -164,7 +175,7 @@ class MixtureRecipe(Gating):
     expert: dict[str, Any]
     """What each of them is: keys of type edm or vdm that do not say how long, e.g. `{type: vdm, network: ..., support: ...}`."""
     warm: float = Field(default=0.15, ge=0, lt=1)
-    """Share of `steps` in which each expert is trained by itself, on batch_size // K images a step."""
+    """Share of `steps` in which each expert is trained by itself, on batch_size // K images a step; some must be left."""
     routing: Literal["gate", "random"] = "gate"
     """How the second phase gives images to experts: by the gate, or by lot, which leaves no gate and no use for its keys."""
     joint: bool = True
@@ -190,6 +201,8 @@ class MixtureRecipe(Gating):
             raise ValueError(
                 f"batch_size: expected at least one image for each of {len(self.experts)} experts, got {self.batch_size}"
             )
+        if self.warm_steps >= self.steps:
+            raise ValueError(f"warm: {self.warm:g} of {self.steps} steps leaves none for the second phase; set warm: 0.15")
         if self.routing == "random" and not self.joint:
             raise ValueError("joint: by lot, without a gate, the second phase trains the experts or nothing; set joint: true")
         if not self.joint and not self.warm_steps:
@@ -204,11 +217,17 @@ class MixtureRecipe(Gating):
         return round(self.warm * self.steps)
 
     def warmed(self, index: int) -> Recipe:
-        """The recipe of the first phase of one expert."""
+        """The recipe of the first phase of one expert, with a seed of its own."""
         own = {name: getattr(self, name) for name in Optimisation.model_fields}
-        seed = (self.seed + ((index + 1) << 40)) % 2**63  # another for each expert
-        own |= {"steps": max(1, self.warm_steps), "batch_size": self.batch_size // len(self.experts), "seed": seed}
-        return Recipe(**self.expert, **own)
+        own |= self._phase(max(1, self.warm_steps), f"expert {index}")
+        return Recipe(**self.expert, **own | {"batch_size": self.batch_size // len(self.experts)})
+
+    def second(self) -> MixtureRecipe:
+        """The recipe of the second phase."""
+        return self.model_copy(update=self._phase(self.steps - self.warm_steps, "second phase"))
+
+    def _phase(self, steps: int, what: str) -> dict[str, Any]:
+        return {"steps": steps, "warmup": min(self.warmup, steps // 10), "seed": _seed(self.seed, what)}
 
     def together(self) -> Recipe:
         """The recipe of the first phase of experts that are one network."""
@@ -220,6 +239,11 @@ class MixtureRecipe(Gating):
     def _unused(self) -> set[str]:
         gates = {"gate", "top_k", "load_balance", "load_balance_form", "entropy"}
         return gates if self.routing == "random" else set()
+
+
+def _seed(seed: int, what: str) -> int:
+    """The seed of a part of a training, another for each."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {what}".encode()).digest()[:4], "little")
 
 
 def _check_top_k(top_k: int | None, experts: int) -> None:

@@ -135,6 +135,19 @@ class FlowSchedule(Schedule):
         return (gamma / 2).sigmoid()
 
 
+class _FlowSteps(FlowSchedule):
+    """Rectified flow with t a step in (0, steps)."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def gamma(self, t: Tensor) -> Tensor:
+        return super().gamma(t / self.steps)
+
+    def t(self, gamma: Tensor) -> Tensor:
+        return self.steps * super().t(gamma)
+
+
 class DiscreteSchedule(Schedule):
     """A table of alphas_cumprod over steps 0, 1, ...; between them, gamma is linear in the fractional step.
 
@@ -180,8 +193,7 @@ def scheduler_schedule(scheduler: Scheduler) -> Schedule:
     """
     if scheduler.alphas_cumprod is not None:
         return DiscreteSchedule(scheduler.alphas_cumprod)
-    flow, count = FlowSchedule(), scheduler.steps
-    return UnitSchedule(lambda gamma: count * flow.t(gamma), lambda t: flow.gamma(t / count))
+    return _FlowSteps(scheduler.steps)
 
 
 def iddpm_alphas_cumprod(c_1: float = 0.001, c_2: float = 0.008, steps: int = 1000) -> Tensor:
@@ -225,12 +237,24 @@ class UnitSchedule(Schedule):
         return self.to_unit(gamma)
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "gamma": lambda: UnitSchedule(lambda gamma: gamma, lambda t: t),
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
+def _c_noise(gamma: Tensor) -> Tensor:
+    return gamma / 8
+
+
+def _from_c_noise(t: Tensor) -> Tensor:
+    return 8 * t
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {  # of functions with names, so that experts can be sent to another process
+    "gamma": lambda: UnitSchedule(_same, _same),
     "log_snr": lambda: UnitSchedule(axis.log_snr, axis.from_log_snr),
     "half_log_snr": lambda: UnitSchedule(axis.half_log_snr, axis.from_half_log_snr),
     "edm_sigma": lambda: UnitSchedule(axis.edm_sigma, axis.from_edm_sigma),
-    "edm_c_noise": lambda: UnitSchedule(lambda gamma: gamma / 8, lambda t: 8 * t),
+    "edm_c_noise": lambda: UnitSchedule(_c_noise, _from_c_noise),
     "linear": LinearSchedule,
     "vp": VPSchedule,
     "sub_vp": SubVPSchedule,

@@ -209,7 +209,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 
 def _short(number: float) -> str:
-    powers = {2**63: "2^63", 2**64: "2^64"}
+    powers = {2**32: "2^32", 2**63: "2^63", 2**64: "2^64"}
     return powers.get(int(number), f"{number:g}")
 
 

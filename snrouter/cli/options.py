@@ -36,7 +36,7 @@ def load_spec(spec: str, overrides: list[str] | None) -> Any:
 
 
 def folder_of(out: Path | None, command: str, spec: str) -> Path:
-    """Where results go: as told, or runs/<spec>-<command>; of a tuned spec, the name of the folder it lies in comes first."""
+    """Where results go: as told, or runs/<spec>-<command>, said once; of a tuned spec, the name of its folder comes first."""
     path = Path(spec)
     name = f"{path.resolve().parent.name}-{path.stem}" if path.name == "tuned.yaml" else path.stem
-    return out or Path("runs") / f"{name}-{command}"
+    return out or Path("runs") / f"{name.removesuffix(f'-{command}')}-{command}"

@@ -74,7 +74,7 @@ def celeba_hq(
     part, training = (Part(folder, [n for n, s in zip(names, splits, strict=True) if s == which]) for which in (split, "train"))
     if not part.names:
         raise DataError(f"celeba_hq: {root} has no image of split {split!r} by {rule}; it has {', '.join(sorted(set(splits)))}")
-    whole = incomplete(len(part.names), PUBLISHED[split]) if rule in ("all", _OF_CELEBA) else ""
+    whole = incomplete(len(part.names), PUBLISHED[split]) if partition is None or split == "all" else ""
     protocol = {
         "published": "CelebA-HQ, 1024 x 1024 (Karras et al. 2018)",
         "alignment": "as published, by eyes and mouth; none here",

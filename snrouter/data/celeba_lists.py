@@ -118,7 +118,8 @@ def attributes_of(names: Sequence[str], path: Path, originals: Mapping[int, str]
 
 
 def _number(stem: str) -> str | None:
-    return str(int(stem)) if stem.isdecimal() else None
+    """The number in CelebA-HQ that a file is named by; files of CelebA have six digits."""
+    return str(int(stem)) if stem.isdecimal() and len(stem) != 6 else None
 
 
 def _lines(path: Path) -> list[str]:

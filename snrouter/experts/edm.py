@@ -55,13 +55,19 @@ def _edm(sigma_data: float = 0.5) -> Preconditioning:
 def _vp(beta_d: float = 19.9, beta_min: float = 0.1, M: float = 1000) -> Preconditioning:  # noqa: N803 - the card's own key
     time = VPSchedule(beta_min, beta_min + beta_d)
     lo, hi = time.gamma(torch.tensor([VP_START, 1.0], dtype=torch.float64)).tolist()
-    return Preconditioning(parameterization.eps, lambda gamma: (M - 1) * time.t(gamma), (lo, hi))
+    return Preconditioning(parameterization.eps, partial(_vp_step, time, M), (lo, hi))
+
+
+def _vp_step(time: VPSchedule, steps: float, gamma: Tensor) -> Tensor:
+    return (steps - 1) * time.t(gamma)
 
 
 def _ve() -> Preconditioning:
-    return Preconditioning(
-        parameterization.ve, lambda gamma: gamma / 2 - math.log(2), (from_edm_sigma(0.02), from_edm_sigma(100.0))
-    )
+    return Preconditioning(parameterization.ve, _ve_noise, (from_edm_sigma(0.02), from_edm_sigma(100.0)))
+
+
+def _ve_noise(gamma: Tensor) -> Tensor:
+    return gamma / 2 - math.log(2)
 
 
 def _iddpm(C_1: float = 0.001, C_2: float = 0.008, M: float = 1000) -> Preconditioning:  # noqa: N803 - the card's own keys

@@ -30,6 +30,8 @@ _FOREST = (
     "A line a model: its mean over seeds, the 95 percent interval, and the value of each seed. Dashed, with its band: the baseline."
 )
 
+_ONE_SEED = "A line a model: its value with the one seed. Dashed: the baseline."
+
 
 def write_study(folder: Path, page: Path | None = None) -> Path:
     """Write the page of a study.
@@ -69,7 +71,8 @@ def _article(study: Study, folder: Path) -> str:
     first, *remarks = study["findings"] or ["Nothing was found yet."]
     told = [*remarks, *(f"Failed: {error}" for error in study.get("errors") or [])]
     said = "".join(f"<li>{html.typeset(sentence)}</li>" for sentence in told)
-    counts = f"{len(study['models'])} models, {len(study['seeds'])} seeds, baseline {study['baseline']}"
+    seeds = len(study["seeds"])
+    counts = f"{len(study['models'])} models, {seeds} seed{'s' if seeds > 1 else ''}, baseline {study['baseline']}"
     kind = " · ".join(filter(None, ("snrouter study", folder.resolve().name, counts, str(study.get("fingerprint", "")))))
     opening = [
         f'<p class="partial">{escape(stamp(study))}</p>\n' if stamp(study) else "",
@@ -106,7 +109,8 @@ def _beside(study: Study) -> str:
     """The plot of bits/dim beside the finding."""
     bound = likelihood(study)
     plot = study_plots.forest(bound, names(study), study["baseline"], f"{_PREFIX}-forest") if bound else None
-    return section(bound.title, html.figure(plot, _FOREST)).html(anchor=f"{_PREFIX}-s0") if bound and plot else ""
+    words = _FOREST if len(study["seeds"]) > 1 else _ONE_SEED
+    return section(bound.title, html.figure(plot, words)).html(anchor=f"{_PREFIX}-s0") if bound and plot else ""
 
 
 def _drawn(study: Study, title: str) -> str:

@@ -34,7 +34,7 @@ def phases(steps: Mapping[str, Any], within: Sequence[str] = (), part: bool = Fa
         if not isinstance(told, Mapping):
             continue
         path = [*within, str(name)]
-        if "steps" in told:
+        if "rows" in told:
             yield Phase(", ".join(path), told, part)
             yield from phases(told.get("each") or {}, path, True)
         else:

@@ -104,9 +104,35 @@ def _note(study: Study, whole: Sequence[Told]) -> str:
     bound = likelihood(study)
     if bound and _best(study):
         said.append(f"Marked: the lowest in {bound.title}.")
-    if any(not model["trained"] for model in study["models"]):
-        said.append("Where nothing is trained, seeds change the noise alone.")
-    return " ".join(said)
+    if any(not model["trained"] and not model.get("tuned") for model in study["models"]):
+        said.append("Where nothing is trained or tuned, seeds change the noise alone.")
+    return " ".join(said + _fewer(whole, seeds) + _left_out(study))
+
+
+def _fewer(whole: Sequence[Told], seeds: int) -> list[str]:
+    """Models some of whose numbers are not of all seeds, as cells failed or are not done."""
+    found = {
+        name: n
+        for told in whole
+        for name, own in told.by_model.items()
+        if 0 < (n := sum(finite(value) is not None for value in own["values"])) < seeds
+    }
+    listed = ", ".join(f"{name} of {n}" for name, n in found.items())
+    return [f"Of fewer than {seeds} seeds: {listed}."] if found else []
+
+
+def _left_out(study: Study) -> list[str]:
+    """Why models lack what their routes cannot have."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for model in study["models"]:
+        own: Mapping[str, str] = next((cell["left_out"] for cell in model["cells"] if cell.get("left_out")), {})
+        for reason in dict.fromkeys(own.values()):
+            metrics = ", ".join(metric for metric, why in own.items() if why == reason)
+            models.setdefault((metrics, reason), []).append(model["name"])
+    return [
+        f"Left out of {', '.join(names)}: {metrics}, which need an invertible flow; {reason}."
+        for (metrics, reason), names in models.items()
+    ]
 
 
 def _gains_note(study: Study) -> str:

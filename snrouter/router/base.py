@@ -65,6 +65,22 @@ class Policy(ABC):
         """What gives the weights, where it is trained; a route has it beside its experts."""
         return None
 
+    @property
+    def trained_on(self) -> GammaInterval | None:
+        """The gammas that its weights were trained on; None where they may be asked at any."""
+        return None
+
+    def require(self, lo: float, hi: float) -> None:
+        """Check that the weights may be asked on [lo, hi].
+
+        Raises:
+            SupportError: where they were not trained.
+        """
+        own = self.trained_on
+        if own is not None and not (own.covers(lo) and own.covers(hi)):
+            asked = f"gamma={lo:g}" if lo == hi else f"gamma in [{lo:g}, {hi:g}]"
+            raise SupportError(f"gate was asked at {asked}, and was trained on {own}; narrow the interval, or train it on this one")
+
     def for_samples(self, indices: Sequence[int] | None) -> Policy:
         """The policy for a batch of these samples, row by row; itself, unless it draws for each sample."""
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from snrouter.errors import CheckpointError, SpecError
+from snrouter.errors import CheckpointError, NonFiniteError, SpecError
 from snrouter.experts.checkpoints import load_network, sha256
+from snrouter.experts.networks.gate import GateNetwork
+from snrouter.gamma import GammaInterval, interval
 from snrouter.router.base import Mixture, Policy
 
 
@@ -22,11 +25,13 @@ class Gate(Mixture):
         trained: called as `trained(z, gamma)`, z [B, ...] in the VP frame and gamma [B], in its own dtype; gives logits [B, K].
         names: of the experts, in the order of the logits.
         identity: tells gates apart in fingerprints, e.g. the hash of the weights.
+        trained_on: the gammas it may be asked at; any when left out.
     """
 
     trained: nn.Module = field(repr=False)
     names: Sequence[str]
     identity: str = ""
+    trained_on: GammaInterval | None = None
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -47,13 +52,28 @@ class Gate(Mixture):
         """Softmax [B, K], float64, where z is.
 
         Raises:
-            SpecError: when the network gives another number of logits.
+            SupportError: where it was not trained.
+            SpecError: when the network cannot take these images, or gives another number of logits.
+            NonFiniteError: when a logit is NaN or infinite.
         """
+        self.require(*map(float, gamma.detach().aminmax()))
         like = next(self.trained.parameters(), z)
-        logits = self.trained(z.to(like.dtype), gamma.to(like))
+        try:
+            logits = self.trained(z.to(like.dtype), gamma.to(like))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise SpecError(f"gate cannot take images of shape {list(z.shape[1:])} ({reason}); was it trained on these?") from error
         if logits.shape != (len(z), len(self.names)):
             expected = [len(z), len(self.names)]
             raise SpecError(f"gate: expected logits {expected}, one an expert, got {list(logits.shape)}; name its experts rightly")
+        if not math.isfinite(float(logits.detach().sum())) and not bool(logits.isfinite().all()):
+            bad = ~logits.detach().isfinite().all(1).cpu()
+            raise NonFiniteError(
+                f"gate returned NaN or infinity at gamma={float(gamma[bad][0]):g} for {int(bad.sum())} of {len(logits)} images; "
+                f"check its weights, or run it in float32"
+            )
         weights: Tensor = logits.double().softmax(1)
         return weights
 
@@ -103,6 +123,11 @@ class TopK(Mixture):
         """The experts that run change with z."""
         return "" if self.invertible else self.policy.obstacle or f"its {self.k} largest weights jump where two weights cross in z"
 
+    @property
+    def trained_on(self) -> GammaInterval | None:
+        """The policy's."""
+        return self.policy.trained_on
+
     def for_samples(self, indices: Sequence[int] | None) -> Policy:
         """The largest of the policy's weights for them."""
         policy = self.policy.for_samples(indices)
@@ -132,11 +157,12 @@ def gate(checkpoint: Path, *, top_k: int | None = None, experts: tuple[str, ...]
     """
     network, card, _ = load_network(checkpoint)
     names = card.get("gate", {}).get("experts") if isinstance(card.get("gate"), dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(network, GateNetwork) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"checkpoint {checkpoint}: its card is of no gate; expected one that `snrouter train` wrote")
     if experts is not None and len(experts) != len(names):
         raise SpecError(f"experts: this gate has {len(names)} ({', '.join(names)}); got {len(experts)}")
-    found = Gate(network, experts or tuple(names), card.get("sha256") or sha256(checkpoint))
+    trained_on = interval((network.gamma_min, network.gamma_max))
+    found = Gate(network, experts or tuple(names), card.get("sha256") or sha256(checkpoint), trained_on)
     return found if top_k is None else TopK(found, top_k)
 
 

@@ -153,7 +153,8 @@ class RoutedExpert(Expert):
         return next((told for name in self.policy.experts if (told := self.expert(name).obstacle)), "")
 
     def require(self, lo: float, hi: float) -> None:
-        """Check every expert where it runs, so that an error names the expert and not the route."""
+        """Check the policy, and every expert where it runs, so that an error names the expert and not the route."""
+        self.policy.require(lo, hi)
         for start, end, policy in self._stretches(lo, hi):
             for name in policy.experts:
                 self.expert(name).require(start, end)

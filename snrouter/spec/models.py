@@ -169,7 +169,7 @@ class Study(_Model):
     """Models and seeds that `study` compares."""
 
     models: dict[str, StudyModel] = Field(min_length=1, description="by name, in the order of tables")
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
         default=(0, 1, 2), min_length=1, description="of trainings, noise and samples: a cell for each model and seed"
     )
     baseline: str | None = Field(default=None, description="the model that relative gains are against; the first when left out")

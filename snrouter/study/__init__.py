@@ -75,7 +75,7 @@ def study(
         return content
 
     tell()
-    work = sum(len(cell.to_do) for cell in cells) + 2 * len(cells)
+    work = sum(len(cell.to_do) + 1 + cell.has_route_metrics for cell in cells)
     with Told(work, progress) as told:
         with Hands(launch.processes) as hands:
             while True:
@@ -85,6 +85,7 @@ def study(
                 _carry_out(asked, hands.carry_out, told)
                 for cell, _ in asked:
                     cell.advance()
+                tell()
             _carry_out([(cell, cell.evaluation()) for cell in cells if cell.error is None], hands.carry_out, told)
         tell()
         with Hands(1, fresh=True) as alone:  # a time is true where nothing else runs

@@ -117,13 +117,16 @@ class Cell:
         recipe = self.to_do[0]
         spec, told = self.document.spec, self._identities.of(self.document, "data", "reference")
         depends = told | {"interval": list(self.document.bounds), "seed": self.seed, "versions": _versions()}
-        depends["slices"] = self.document.dump().get("slices")
+        parts = self.document.dump().get("slices") or {}
         if recipe == TUNE:
             depends |= self._identities.of(self.document, "experts", "route", "solver", "evaluate")
-            kept = ("tune", "sweep", "batch_size", "precision", "condition", "final")
+            kept = ("tune", "sweep", "batch_size", "precision", "condition", "final", "slices")
             depends |= {key: value for key, value in self.document.dump().items() if key in kept} | {"limit": self.limit}
         else:
             depends |= {"recipe": spec.train[recipe].dump(), "condition": spec.condition}
+            experts = spec.train[recipe].dump().get("experts")
+            if isinstance(experts, Mapping):  # a mixture's, each with the slice it is warmed on
+                depends["slices"] = {name: parts.get(name) for name in experts.values() if name is not None}
             if spec.train[recipe].type == "gate":
                 depends |= self._identities.of(self.document, "experts")
         key = fingerprint(depends)
@@ -188,11 +191,21 @@ def _changed(document: Document, name: str, model: StudyModel, seed: int) -> Doc
         put(raw, sources, path, value, written)
     changed = Document(raw, sources)
     changed.check()
+    _check_alike(document.dump() | {"seed": seed}, changed.dump())
     for recipe in model.recipes:
         if recipe not in changed.spec.train:
             there = ", ".join(changed.spec.train) or "none"
             raise SpecError(f"train: no recipe {recipe!r}{suggestion(recipe, changed.spec.train)}; there are {there}")
     return changed
+
+
+def _check_alike(common: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Numbers of cells are set beside each other only where they are of the same images, under the cell's own seed."""
+    changed = [key for key in ("seed", "study", "data", "reference") if own.get(key) != common.get(key)]
+    parts, own_parts = common.get("slices") or {}, own.get("slices") or {}
+    changed += [f"slices.{name}" for name, part in parts.items() if own_parts.get(name, part) != part]
+    if changed:
+        raise SpecError(f"set: got {changed[0]}, which all models of a study have in common; change it in the spec itself")
 
 
 def _versions() -> list[str]:

@@ -118,6 +118,7 @@ def _model(cell: Cell, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "route": cell.document.spec.route.type,
         "recipes": list(model.recipes),
         "trained": bool(model.recipes),
+        "tuned": model.tune,
         "steps": next((one["steps"] for one in told if one["steps"]), {}),
         "parameters": {
             "total": cost["parameters"] if cost else None,
@@ -178,28 +179,34 @@ def _numbers(cell: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[_Told
         metric, title = str(row["metric"]), str(row.get("title", row["metric"]))
         if [one["metric"] for one in asked].count(metric) > 1:
             title = ", ".join([title, *(str(value) for name, value in entry.items() if name in ("estimator", "features"))])
-        yield _Told(key, title, metric, row.get("better"), row["value"])
+        yield _Told(key, title, metric, row.get("better"), _number(row))
         for name in (name for name in row.get("slices", {}) if name in slices):
             part = row["slices"][name]
-            yield _Told(f"{key}/slices/{name}", f"{title}, {name}", metric, row.get("better"), part["value"])
+            yield _Told(f"{key}/slices/{name}", f"{title}, {name}", metric, row.get("better"), _number(part))
         for name, (words, better) in OF_COST.items() if metric == "cost" else ():
             if name in row:
                 yield _Told(f"{key}/{name}", words, metric, better, row[name])
 
 
+def _number(row: Mapping[str, Any]) -> float:
+    """That of a row, which JSON has as null where it is NaN or infinite; what is not there at all is None elsewhere."""
+    return math.nan if row["value"] is None else float(row["value"])
+
+
 def summarised(values: Sequence[float | None], baseline: Sequence[float | None] | None = None) -> dict[str, Any]:
     """Mean, deviation and interval over the seeds, and the gain relative to a baseline's values of the same seeds.
 
-    Numbers that are not there, or are none, take no part; with too few, what they would give is None.
+    Numbers that are not there take no part, and `n` are; with too few, what they would give is None. So it is where one is NaN or
+    infinite, as that of a seed that diverged: without it the others would look better than the model is.
     """
-    relative = None
-    if baseline is not None:
-        pairs = [(a, b) for a, b in zip(values, baseline, strict=True) if _finite(a) and _finite(b) and b]
-        gains = [(a - b) / abs(b) for a, b in pairs if a is not None and b is not None]
+    relative, there = None, _finite(values)
+    if baseline is not None and there and _finite(baseline):
+        pairs = zip(values, baseline, strict=True)
+        gains = [(a - b) / abs(b) for a, b in pairs if a is not None and b is not None and b]
         relative = {"mean": statistics.fmean(gains), "interval": interval(gains)} if gains else None
-    there = [value for value in values if value is not None and math.isfinite(value)]
     return {
         "values": list(values),
+        "n": len(there),
         "mean": statistics.fmean(there) if there else None,
         "standard_deviation": statistics.stdev(there) if len(there) > 1 else None,
         "interval": interval(there),
@@ -216,5 +223,7 @@ def interval(values: Sequence[float]) -> list[float] | None:
     return [mean - half, mean + half]
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _finite(values: Sequence[float | None]) -> list[float]:
+    """Those that are there; none where one of them is not finite."""
+    there = [value for value in values if value is not None]
+    return there if all(map(math.isfinite, there)) else []

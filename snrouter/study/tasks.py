@@ -22,6 +22,9 @@ from snrouter.report import write_report
 from snrouter.spec import Document
 from snrouter.training import train_recipe
 
+RESULTS = "results.json"
+"""What a run leaves in its folder."""
+
 
 @dataclass(frozen=True)
 class Task(ABC):
@@ -78,6 +81,13 @@ class Train(Task):
     recipe: str
     shared: Path
 
+    def made(self) -> dict[str, Any] | None:
+        """That of checkpoints that are gone does not count."""
+        told = super().made()
+        parts = [*told["made"]["experts"].values(), told["made"]["route"] or {}] if told else []
+        files = [Path(part["checkpoint"]) for part in parts if "checkpoint" in part]
+        return told if all(file.exists() for file in files if file.is_absolute()) else None
+
     def work(self) -> dict[str, Any]:
         """The experts and the route that were trained, and in how many steps."""
         found = train_recipe(
@@ -98,11 +108,13 @@ class Find(Task):
 
     def work(self) -> dict[str, Any]:
         """The route that was found, its interval, and the network calls it took."""
+        started = time.perf_counter()
         results = tune(self.document, self.folder, launch=Launch(), limit=self.limit, progress=False)
         assert results is not None  # there is one process
         told = results.extras["tune"]
         found = yaml.safe_load((self.folder / told["chosen"]["spec"]).read_text())
         profile = {"rows": told["network_calls"]["profile"], "images": sum(told["images"].values())}
+        profile["seconds"] = time.perf_counter() - started
         return {"route": found["route"], "interval": found["interval"], "steps": {"profile": profile}}
 
 
@@ -120,8 +132,18 @@ class Evaluate(Task):
 
     @property
     def receipt(self) -> Path:
-        """One each with and without route metrics; that of a run that is gone does not count."""
+        """One each with and without route metrics."""
         return self.folder / ("alone.json" if self.alone else "cell.json")
+
+    def made(self) -> dict[str, Any] | None:
+        """That of a run that is gone does not count."""
+        return super().made() if (self.folder / RESULTS).exists() else None
+
+    def carry_out(self) -> None:
+        """Receipts of what this run takes the place of are gone before it begins, so that none is left beside other results."""
+        for name in ("alone.json",) if self.alone else ("alone.json", "cell.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        super().carry_out()
 
     def work(self) -> dict[str, Any]:
         """Metrics that were left out, and why."""

@@ -52,7 +52,8 @@ def found(checkpoint: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
         card = read_card(checkpoint)
     except CheckpointError:
         return None
-    same = all(key in card and card[key] == value for key, value in json.loads(json.dumps(made)).items())
+    asked = {"processes": 1} | json.loads(json.dumps(made))
+    same = all(({"processes": 1} | card).get(key) == value for key, value in asked.items())
     return card if same and card.get("sha256") == sha256(checkpoint) else None
 
 
@@ -74,10 +75,9 @@ def write_steps(path: Path, steps: Mapping[str, Any]) -> None:
 def read_steps(path: Path) -> dict[str, Any]:
     """How long a training took that is found done; nothing where that was not kept."""
     try:
-        steps: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return {name: {**phase, "found": True} for name, phase in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
         return {}
-    return {name: {**phase, "found": True} for name, phase in steps.items()}
 
 
 def steps_path(checkpoint: Path) -> Path:

@@ -190,17 +190,20 @@ class _Training(LightningModule):
         images, labels = batch if len(batch) == 2 else (batch[0], None)
         try:
             loss, parts = self.objective.loss(images, labels), self.objective.told()
-        except NonFiniteError:
-            loss, parts = torch.tensor(torch.nan), {}
+        except NonFiniteError as error:
+            raise self._not_finite(torch.nan, f" ({error})") from error
         if not bool(torch.isfinite(loss)):
-            raise NonFiniteError(
-                f"training loss is {float(loss.detach()):g} at step {self.global_step} of {self.recipe.steps}; "
-                f"lower learning_rate (now {self.recipe.learning_rate:g}), or check the data for extreme values"
-            )
+            raise self._not_finite(float(loss.detach()))
         self.losses[self.global_step] = loss.detach()
         self.log("loss", loss, prog_bar=True)
         self.log_dict(parts)
         return loss
+
+    def _not_finite(self, loss: float, cause: str = "") -> NonFiniteError:
+        return NonFiniteError(
+            f"training loss is {loss:g} at step {self.global_step} of {self.recipe.steps}; "
+            f"lower learning_rate (now {self.recipe.learning_rate:g}), or check the data for extreme values{cause}"
+        )
 
     def on_train_batch_end(self, *_: object) -> None:
         self.average.update_parameters(self.objective.network)

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from snrouter.errors import SupportError
 from snrouter.experts import networks
 from snrouter.experts.checkpoints import read_card, save_checkpoint
 from snrouter.experts.networks.adapter_unet import AdapterUNet
@@ -20,7 +22,7 @@ from snrouter.training.gates import Made, Order, freeze, gate_config, gate_route
 from snrouter.training.gating import Mixing
 from snrouter.training.kept import found, read_steps, steps_of, write_steps
 from snrouter.training.loop import first_writes, fit
-from snrouter.training.objectives import arguments_of, experts_of
+from snrouter.training.objectives import arguments_of, built, experts_of
 from snrouter.training.warm import Warm, warm
 
 
@@ -28,11 +30,13 @@ def train_mixture(recipe: MixtureRecipe, order: Order) -> Made:
     """Train experts by themselves, then with their gate.
 
     Raises:
-        SpecError: when the experts' support does not hold the spec's interval, or a slice is not there.
+        SpecError: when a network does not fit, or a slice is not there.
+        SupportError: when the experts' support does not hold the spec's interval.
         DataError: when a slice is empty, or the data lack what it asks for.
     """
     folder, names = order.out / order.name, [*recipe.experts]
     check_writable(folder)
+    _check(recipe, order)
     start = warm(recipe, order)
     cards, components = _files(recipe, order, folder)
     by_gate = recipe.routing == "gate"
@@ -43,6 +47,19 @@ def train_mixture(recipe: MixtureRecipe, order: Order) -> Made:
         return Made(components, route, there[-1], read_steps(folder / "steps.json"))
     steps = _second_phase(recipe, order, start, cards, made)
     return Made(components, route, read_card([*cards][-1]), steps)
+
+
+def _check(recipe: MixtureRecipe, order: Order) -> None:
+    """Find out what the second phase would refuse before the first is trained."""
+    order.setting.check(recipe.batch_size)
+    bounds = order.document.bounds
+    with torch.random.fork_rng(devices=[]):
+        support = experts_of(recipe.warmed(0), [built(recipe.warmed(0), order.data)])[0].support
+        if not (support.covers(bounds.gamma_min) and support.covers(bounds.gamma_max)):
+            at = f"train.{order.name}.expert.support"
+            raise SupportError(f"{at}: {support} does not hold the interval {bounds}; widen it, or narrow the interval")
+        if recipe.routing == "gate":
+            networks.build(gate_config(recipe, order, len(recipe.experts)))
 
 
 class _Bank(nn.Module):
@@ -76,7 +93,7 @@ def _second_phase(
     recipe: MixtureRecipe, order: Order, start: Warm, cards: dict[Path, dict[str, Any]], made: dict[str, Any]
 ) -> dict[str, Any]:
     """Train experts and gate, or the gate alone, and write them; how long each phase took."""
-    second = recipe.model_copy(update={"steps": recipe.steps - recipe.warm_steps})
+    second = recipe.second()
     running = order.out / f"{order.name}.ckpt"
 
     def make() -> Mixing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ class WholeFiles(TorchCheckpointIO):
     """Checkpoints that are whole or absent, and of which only tensors and plain data are read."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write it aside, then move it into place."""
+        """Write it aside, then move it into place.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        content = BytesIO()  # into a file, PyTorch would tell a full disk as a fault of its own
+        torch.save(checkpoint, content)
         with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+            temporary.write_bytes(content.getbuffer())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """Read it, its tensors on the CPU.

@@ -12,7 +12,7 @@ from snrouter.errors import SpecError, suggestion
 from snrouter.files import write
 from snrouter.launch import Launch
 from snrouter.loggers import Name, make_logger
-from snrouter.recipe import GateRecipe, MixtureRecipe, Recipe
+from snrouter.recipe import MOST_SEEDS, GateRecipe, MixtureRecipe, Recipe
 from snrouter.spec import Document
 from snrouter.training.gates import Made, Order, train_gate
 from snrouter.training.loop import Setting, first_writes
@@ -72,6 +72,8 @@ def train_recipe(
     """
     recipe = recipe_of(document, name)
     if seed is not None:
+        if not 0 <= seed < MOST_SEEDS:
+            raise SpecError(f"seed: expected 0 to 2^32 - 1, got {seed}")
         recipe = recipe.model_copy(update={"seed": seed})
     data = document.dataset("reference")
     if data is None:

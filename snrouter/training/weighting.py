@@ -16,6 +16,7 @@ and what is weighed is the product p v, however it is split into noise levels dr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,20 +32,26 @@ Weighting = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 def weighting(recipe: Recipe, support: GammaInterval) -> Weighting:
     """The weighting that a recipe names, over gammas in the network's own pixels."""
-
-    def elbo(quantile: Tensor) -> tuple[Tensor, Tensor]:
-        return support.at(quantile), torch.full_like(quantile, (2 / support.length) ** 0.5)
-
-    def simple(quantile: Tensor) -> tuple[Tensor, Tensor]:
-        clock = VPSchedule()
-        first, last = clock.t(torch.tensor(support, dtype=torch.float64))
-        return clock.gamma(first + (last - first) * quantile), torch.ones_like(quantile)
-
-    def edm(quantile: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = 2 * recipe.p_mean, 2 * recipe.p_std
-        lo, hi = torch.special.ndtr((torch.tensor(support, dtype=torch.float64) - mean) / std)
-        gamma = mean + std * torch.special.ndtri(lo + (hi - lo) * quantile)
-        return gamma, parameterization.edm(gamma, recipe.sigma_data).b
-
-    named: dict[str, Weighting] = {"elbo": elbo, "simple": simple, "edm": edm}
+    named: dict[str, Weighting] = {
+        "elbo": partial(_elbo, support),
+        "simple": partial(_simple, support),
+        "edm": partial(_edm, recipe, support),
+    }
     return named[str(recipe.weighted)]
+
+
+def _elbo(support: GammaInterval, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    return support.at(quantile), torch.full_like(quantile, (2 / support.length) ** 0.5)
+
+
+def _simple(support: GammaInterval, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    clock = VPSchedule()
+    first, last = clock.t(torch.tensor(support, dtype=torch.float64))
+    return clock.gamma(first + (last - first) * quantile), torch.ones_like(quantile)
+
+
+def _edm(recipe: Recipe, support: GammaInterval, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = 2 * recipe.p_mean, 2 * recipe.p_std
+    lo, hi = torch.special.ndtr((torch.tensor(support, dtype=torch.float64) - mean) / std)
+    gamma = mean + std * torch.special.ndtri(lo + (hi - lo) * quantile)
+    return gamma, parameterization.edm(gamma, recipe.sigma_data).b

@@ -81,6 +81,19 @@ def test_lists_of_celeba_are_read_through_the_mapping(root):
     (root / PARTITION).write_text("\n".join(f"{original:06d}.jpg {i % 3}" for i, original in enumerate(ORIGINALS)))
     assert celeba_hq(root, 8, "test").names == ("2.png", "5.png")  # not those of the mapping's own rule
     assert celeba_hq(root, 8, "test").protocol["split"] == f"{PARTITION}, by {MAPPING}"
+    assert celeba_hq(root, 8, "test").name == "celeba_hq/test (2 of 2824 images)"
+
+
+def test_files_named_as_in_celeba_are_not_numbers_of_celeba_hq(root):
+    """000003 to 000005 are training images of CelebA; 3 to 5 are others, of its validation and test images."""
+    for i in range(6):
+        (root / "CelebA-HQ-img" / f"{i}.png").rename(root / "CelebA-HQ-img" / f"{i:06d}.png")
+    with pytest.raises(DataError, match=r"no line for 000000\.png"):
+        celeba_hq(root, 8, "test")
+    for i, original in enumerate(ORIGINALS):
+        (root / "CelebA-HQ-img" / f"{i:06d}.png").rename(root / "CelebA-HQ-img" / f"{original:06d}.png")
+    (root / ATTRIBUTES[0]).unlink()
+    assert celeba_hq(root, 8, "test").names == ("182638.png", "202599.png")
 
 
 def test_files_padded_with_zeros_are_found_by_number(root):
@@ -97,6 +110,7 @@ def test_folders_and_partitions_of_ones_own(tmp_path):
         save_image(tmp_path / ("train", "val", "test")[i % 3] / f"face{i}.png", face)
     data = celeba_hq(tmp_path, 8, "valid")
     assert (data.names, data.protocol["split"], data.attributes) == (("val/face1.png", "val/face4.png"), "folders", {})
+    assert data.name == "celeba_hq/valid (2 of 2993 images)"
     own = tmp_path / "own.txt"
     own.write_text("\n".join(f"face{i}.png {'train' if i else 'test'}" for i in range(6)))
     assert celeba_hq(tmp_path, 8, partition=own).names == ("train/face0.png",)

@@ -153,8 +153,8 @@ def test_offload_draws_the_same(checkpoint, tmp_path):
     assert values(kept) == values(moved)
 
 
-def test_gradients_through_experts_that_take_turns_are_refused(checkpoint):
-    route = own_route(routed(f"type: gate, checkpoint: {checkpoint}", "residency=offload"))
+def test_gradients_through_experts_that_take_turns_are_refused():
+    route = own_route(routed("type: fixed, shares: {quality: 0.5, likelihood: 0.5}", "residency=offload"))
     expert = Worker([route]).expert(route, "meta")
     z = torch.zeros(2, 1, 8, 8, device="meta").requires_grad_()
     with pytest.raises(SpecError, match=r"needs quality, likelihood on the meta device at once.*residency: keep"):

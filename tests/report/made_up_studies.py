@@ -18,8 +18,8 @@ MODELS = {  # name: route, bits/dim, number of experts of its gate
 }
 KEYS = {  # key: title, better, factor of bits/dim
     "bpd": ("bits/dim", "lower", 1.0),
-    "bpd/round": ("bits/dim of round", "lower", 0.9),
-    "bpd/plain": ("bits/dim of plain", "lower", 1.1),
+    "bpd/slices/round": ("bits/dim, round", "lower", 0.9),
+    "bpd/slices/plain": ("bits/dim, plain", "lower", 1.1),
     "fid": ("Fréchet distance", "lower", 4.0),
     "gating": ("variation of load", None, 0.1),
     "cost": ("seconds/image", "lower", 0.001),
@@ -43,9 +43,11 @@ def measure(key: str, title: str, better: str | None, factor: float, seeds: int)
         spread = statistics.stdev(values) if seeds > 1 else None
         half = 4.303 * spread / math.sqrt(seeds) if spread is not None else None
         mean = statistics.mean(values)
-        relative = {"mean": level / 1.9 - 1, "interval": [level / 1.9 - 1.003, level / 1.9 - 0.997]} if name != "single" else None
+        span = [level / 1.9 - 1.003, level / 1.9 - 0.997] if seeds > 1 else None
+        relative = {"mean": level / 1.9 - 1, "interval": span} if name != "single" else None
         interval = [mean - half, mean + half] if half is not None else None
         told[name] = {"values": values, "mean": mean, "standard_deviation": spread, "interval": interval, "relative": relative}
+        told[name]["n"] = seeds
     return {"key": key, "metric": key.partition("/")[0], "title": title, "better": better, "by_model": told}
 
 
@@ -65,6 +67,7 @@ def study(seeds: int = 3) -> dict:
             "route": route,
             "recipes": ["mixture"] if experts else [],
             "trained": experts > 0,
+            "tuned": False,
         }
         | {"steps": STEPS if experts else {}, "parameters": {"total": 40_000 + 500 * experts, "gate": 500 * experts}}
         | {"cells": [cell(name, seed) for seed in range(seeds)]}

@@ -76,19 +76,13 @@ def test_seconds_and_bytes_are_told_in_what_people_read():
 def test_slices_have_a_table_of_their_own():
     content = study()
     assert not any("round" in one.heading for one in sheet(content, "Results").columns)
-    assert column(content, "By slice", "bits/dim of round ↓")[0] == "1.7100 ± 0.0036"
-    for own in content["measures"]:
-        own["key"] = own["key"].replace("bpd/", "bpd/slices/")
+    assert column(content, "By slice", "bits/dim, round ↓")[0] == "1.7100 ± 0.0036"
     assert [told.slice for told in measured(content) if told.slice] == ["round", "plain"]
     assert likelihood(content).key == "bpd"
 
 
 def test_one_seed_has_neither_deviation_nor_interval(tmp_path):
     content = study(seeds=1)
-    for own in content["measures"]:
-        for told in own["by_model"].values():
-            if told["relative"]:
-                told["relative"]["interval"] = None
     assert column(content, "Results", "bits/dim ↓")[0] == "1.896"
     assert "Intervals" not in [one.title for one in sheets(content)]
     assert column(content, "Relative gains", "bits/dim ↓")[2] == "-2.105%"
@@ -117,6 +111,25 @@ def test_a_failed_cell_is_told_and_the_rest_stands(tmp_path):
     assert "soft (" not in words[words.index(" Gating ") :]
 
 
+def test_the_note_says_what_is_not_in_the_numbers():
+    content = study()
+    assert "Of fewer" not in sheet(content, "Results").note
+    content["measures"][0]["by_model"]["top-2"]["values"][1] = None
+    for own in content["models"][1]["cells"]:
+        own["left_out"] = {"ssim": "Random jumps", "psnr": "Random jumps"}
+    note = sheet(content, "Results").note
+    assert "Of fewer than 3 seeds: top-2 of 2." in note
+    assert "Left out of random: ssim, psnr, which need an invertible flow; Random jumps." in note
+
+
+def test_seeds_of_a_tuned_route_change_more_than_the_noise():
+    content, words = study(), "seeds change the noise alone"
+    assert words in sheet(content, "Results").note
+    for model in content["models"]:
+        model["tuned"] = not model["trained"]
+    assert words not in sheet(content, "Results").note
+
+
 def test_a_study_of_nothing_yet_has_a_page(tmp_path):
     content = study() | {"measures": [], "findings": []}
     for model in content["models"]:
@@ -136,6 +149,8 @@ def test_what_was_trained_is_told_by_cell_and_by_phase(tmp_path):
         *(f"mixture, warm, {name}" for name in "abcd"),
         "mixture, joint",
     ]
+    (searched,) = phases({"tune": {"profile": {"rows": 640, "images": 64, "seconds": 3.0}}})
+    assert (searched.name, searched.told["rows"]) == ("tune, profile", 640)
     own = {one.heading: one.cells[3] for one in cells(study()).columns}
     assert own["model"] == "random"
     assert (own["trained for it steps"], own["trained for it steps found done"]) == ("870", "360")  # parts are not counted twice

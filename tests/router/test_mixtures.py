@@ -1,6 +1,7 @@
 """Mixtures: weights by shares, by lot, by label and by a gate, dense and sparse, against the routes and sums that they must be."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 import snrouter
 from snrouter import ByClass, Fixed, Gate, Piecewise, Random, Stretch, Threshold, TopK, merge
 from snrouter.data.base import from_levels
-from snrouter.errors import CheckpointError, SpecError, SupportError
+from snrouter.errors import CheckpointError, NonFiniteError, SpecError, SupportError
 from snrouter.experts.base import Prediction
 from snrouter.experts.checkpoints import save_checkpoint
 from snrouter.experts.networks.gate import GateNetwork
@@ -419,3 +420,24 @@ class TestCheckpoint:
             gate_of(unet_file)
         with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
             gate_of(tmp_path / "absent.safetensors")
+
+
+class TestGateAskedWrongly:
+    def test_a_gate_is_not_asked_where_it_was_not_trained(self):
+        route = merge(straight(), Gate(trained(), NAMES, trained_on=GammaInterval(-5.0, 3.0)))
+        with pytest.raises(SupportError, match=r"gate was asked at gamma=-6, and was trained on"):
+            route.eps_hat(torch.zeros(2, 1, 8, 8), -6.0)
+        with pytest.raises(SupportError, match="narrow the interval, or train it on this one"):
+            route.require(-5.0, 4.0)
+        route.require(-5.0, 3.0)
+
+    @pytest.mark.parametrize("k", [1, 2, len(NAMES)])
+    def test_nan_of_a_gate_is_told_however_few_experts_run(self, k):
+        broken = trained()
+        torch.nn.init.constant_(broken.mix[-1].bias, math.nan)
+        with pytest.raises(NonFiniteError, match=r"gate returned NaN or infinity at gamma=-1 for 2 of 2 images"):
+            merge(straight(), TopK(Gate(broken, NAMES), k)).eps_hat(torch.zeros(2, 1, 8, 8), -1.0)
+
+    def test_images_of_other_channels_are_told(self):
+        with pytest.raises(SpecError, match=r"gate cannot take images of shape \[3, 8, 8\]"):
+            Gate(trained(), NAMES).weights(torch.zeros(2).double(), torch.zeros(2, 3, 8, 8))

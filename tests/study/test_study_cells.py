@@ -61,3 +61,14 @@ def test_recipes_in_a_list_add_their_experts_and_keep_the_route(tmp_path: Path, 
     ran = spec.load(tmp_path / "out/cells/both/seed0/spec.yaml").spec
     assert ran.experts["quality"].type == "vdm"  # that of the recipe
     assert {*ran.experts} == {"quality", "likelihood", "discrete", "single"}
+
+
+def test_a_training_is_another_where_its_own_slices_change(tmp_path: Path) -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        document = spec.load("digits-study", [*overrides, "study.seeds=[0]"])
+        return {cell.name: cell.next_training().key for cell in cells_of(document, tmp_path, None) if cell.to_do}
+
+    before, after = keys(), keys("slices.round={classes: [0]}")
+    changed = {name for name in before if before[name] != after[name]}
+    assert "soft" in changed
+    assert not {"single", "frozen", "K=2", "K=8"} & changed

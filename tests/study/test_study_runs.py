@@ -8,7 +8,7 @@ from small_studies import SMALL, FakeTraining, small
 
 from snrouter.cli import app
 from snrouter.errors import SpecError
-from snrouter.study import study
+from snrouter.study import hands, study
 from snrouter.study import tasks as study_tasks
 
 
@@ -156,9 +156,56 @@ def test_a_limit_stamps_the_study(tmp_path: Path, trained: FakeTraining) -> None
     assert content["models"][0]["cells"][0]["results"][0]["n"] == 3
 
 
+@pytest.mark.parametrize("before", ["write_report", "times"])
+def test_what_a_limited_study_leaves_when_it_is_killed_is_not_the_full_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    text = SMALL.split("slices:")[0] + "study: {seeds: [0], models: {own: {}}}\n"
+    document = small(tmp_path, "evaluate.1={metric: cost, batch: 1, repetitions: 2, warmup: 1}", text=text)
+    (full,) = study(document, tmp_path / "out", progress=False)["models"][0]["cells"]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if before == "times":
+            patched.setattr(hands, "_started", killed)  # the process that measures alone
+        else:
+            patched.setattr(study_tasks, before, killed)  # results.json is written, the receipt is not
+        with pytest.raises(KeyboardInterrupt):
+            study(document, tmp_path / "out", limit=3, progress=False)
+    content = study(document, tmp_path / "out", progress=False)
+    (cell,) = content["models"][0]["cells"]
+    assert cell["status"] == "done"
+    assert cell["key"] == full["key"]
+    assert [row["metric"] for row in cell["results"]] == ["bpd", "cost"]
+    assert cell["results"][0]["n"] == full["results"][0]["n"] == 10
+
+
+def test_a_receipt_whose_files_are_gone_does_not_count(tmp_path: Path, trained: FakeTraining, runs: list[Path]) -> None:
+    out, document = (
+        tmp_path / "out",
+        small(tmp_path, "study.seeds=[1]", "study.models={alone: {train: single}}", "study.baseline=alone"),
+    )
+    study(document, out, progress=False)
+    (out / "cells/alone/seed1/results.json").unlink()
+    study(document, out, progress=False)
+    assert len(runs) == 2
+    receipt = next((out / "trained").glob("*/done.json"))
+    told = json.loads(receipt.read_text())
+    told["made"]["experts"]["single"]["checkpoint"] = str(out / "gone.safetensors")
+    receipt.write_text(json.dumps(told))
+    trained.asked.clear()
+    study(document, out, progress=False)
+    assert trained.asked == [("single", 1)]
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("study.models.early.set={seed: 5}", "got seed, which all models"),
+        ("study.models.early.set={data.split: train}", "got data, which all models"),
+        ("study.models.early.set={slices.round: {classes: [1]}}", "got slices.round, which all models"),
         ("study.models.alone.train=singel", "no recipe 'singel'; did you mean 'single'?"),
         ("study.models.early.set={seed.a.b: 1}", "seed.a.b does not lead to a key"),
         ("study.models.early.set={solver.type: hoin}", "hoin"),

@@ -27,6 +27,7 @@ def test_what_is_not_there_takes_no_part() -> None:
     assert told["relative"] == {"mean": 0.5, "interval": None}
     assert summarised([None, None]) == {
         "values": [None, None],
+        "n": 0,
         "mean": None,
         "standard_deviation": None,
         "interval": None,
@@ -74,27 +75,60 @@ def test_measures_of_several_entries_of_one_metric() -> None:
     assert [one["title"] for one in measures[:3]] == ["bits/dim, vlb", "bits/dim, vlb, round", "bits/dim, ode"]
 
 
-def table(**values: list[float]) -> dict:
+def test_a_number_that_is_not_finite_leaves_no_mean() -> None:
+    told = summarised([1.0, 1.001, float("inf")], [2.0, 2.0, 2.0])
+    assert (told["n"], told["mean"], told["interval"], told["relative"]) == (0, None, None, None)
+    assert summarised([1.0, 1.0], [2.0, float("nan")])["relative"] is None
+    spec = {"evaluate": [{"metric": "bpd"}]}
+    diverged = cell({"entry": {"metric": "bpd"}, "metric": "bpd", "value": None})  # as JSON has it
+    whole = cell({"entry": {"metric": "bpd"}, "metric": "bpd", "value": 1.0})
+    (measure,) = measures_of([{"name": "a", "cells": [whole, diverged]}], spec, "a")
+    assert measure["by_model"]["a"]["mean"] is None
+
+
+def table(**values: list[float | None]) -> dict:
     by_model = {name: summarised(own) for name, own in values.items()}
     models = [
-        {"name": name, "route": "random" if name == "random" else "gate", "cells": [{"status": "done"}] * 3} for name in values
+        {"name": name, "route": name if name in ("random", "threshold") else "gate", "trained": name != "threshold"}
+        | {"cells": [{"status": "done", "results": []}] * 3}
+        for name in values
     ]
     measure = {"key": "bpd", "metric": "bpd", "title": "bits/dim", "by_model": by_model}
-    return {"baseline": "single", "models": models, "measures": [measure]}
+    seeds = list(range(len(values["single"])))
+    return {"baseline": "single", "seeds": seeds, "models": models, "measures": [measure]}
 
 
-def test_findings_say_whether_intervals_overlap() -> None:
-    told = findings(table(single=[2.0, 2.001, 2.002], soft=[1.9, 1.901, 1.902], near=[1.9, 2.0, 2.05], random=[2.1, 2.101, 2.102]))
-    assert told[0] == "soft (-0.1000) is below single in bits/dim; the 95 percent intervals over the seeds do not overlap."
-    assert told[1] == "random (+0.1000) is above single in bits/dim; the 95 percent intervals over the seeds do not overlap."
-    assert told[2].startswith("The 95 percent intervals do not tell near")
-    assert told[2].endswith("from single in bits/dim.")
-    assert told[3].startswith("soft (-0.2000) and single (-0.1000) are below random")
+def test_findings_say_of_every_model_whether_intervals_overlap() -> None:
+    told = findings(
+        table(
+            single=[2.0, 2.001, 2.002],
+            threshold=[1.8, 1.8, 1.8],
+            soft=[1.9, 1.901, 1.902],
+            near=[1.9, 2.0, 2.05],
+            random=[2.1, 2.101, 2.102],
+        )
+    )
+    assert told[:4] == [  # the best that was trained, then the others
+        "soft (1.9010) is below single (2.0010) in bits/dim; the 95 percent intervals over the seeds do not overlap.",
+        "threshold (-0.2010) is below single in bits/dim: the 95 percent intervals over the seeds do not overlap.",
+        "random (+0.1000) is above single in bits/dim: the 95 percent intervals over the seeds do not overlap.",
+        "near (-0.0177) against single in bits/dim: the 95 percent intervals over the seeds overlap.",
+    ]
+    assert told[4].startswith("threshold (-0.3010), soft (-0.2000) and single (-0.1000) are below random")
 
 
-def test_one_seed_tells_nothing_apart() -> None:
+def test_one_seed_gives_no_interval() -> None:
     (told,) = findings(table(single=[2.0], soft=[1.0]))
-    assert told == "The 95 percent intervals do not tell soft (-1.0000) from single in bits/dim."
+    assert told == "soft (1.0000) is below single (2.0000) in bits/dim; fewer than two seeds give no interval."
+
+
+def test_seeds_that_are_not_in_a_mean_are_told() -> None:
+    content = table(single=[1.9, 1.91, 1.92], b=[1.0, 1.001, float("inf")], c=[2.9, None, 2.91])
+    assert findings(content)[1:] == [
+        "b has no finite number in bits/dim of seed 2, and no mean to compare.",
+        "c is of seed 0 and 2 only in bits/dim.",
+    ]
+    assert findings(content)[0].startswith("c (2.9050) is above single")
 
 
 def test_failed_and_missing_cells_are_told() -> None:
@@ -106,9 +140,16 @@ def test_failed_and_missing_cells_are_told() -> None:
     ]
 
 
-def test_loads_of_gates_are_told_evenest_first() -> None:
-    content = table(single=[2.0], soft=[1.0], free=[1.0])
-    by_model = {"single": summarised([0.0]), "soft": summarised([0.1]), "free": summarised([0.7])}
+def test_loads_of_gates_over_as_many_experts_are_compared() -> None:
+    content = table(single=[2.0], soft=[1.0], free=[1.0], eight=[1.0])
+    values = {"single": [0.0], "soft": [0.1, 0.1, 0.11], "free": [0.7, 0.71, 0.7], "eight": [2.0]}
+    for model in content["models"]:
+        load = dict.fromkeys("abcdefgh" if model["name"] == "eight" else "abcd", 0.0)
+        model["cells"] = [{"status": "done", "results": [{"metric": "gating", "load": load}]}]
     content["models"][0]["route"] = "single"
+    by_model = {name: summarised(own) for name, own in values.items()}
     content["measures"] = [{"key": "gating", "metric": "gating", "title": "variation of load", "by_model": by_model}]
-    assert findings(content)[-1].endswith("their load: soft 0.1 and free 0.7.")
+    assert findings(content) == [
+        "Of gates over 4 experts free (variation of load 0.7) uses them least evenly and soft (variation of load 0.1) most; "
+        "the 95 percent intervals over the seeds do not overlap."
+    ]

@@ -121,11 +121,11 @@ def test_frozen_experts_are_neither_optimised_nor_in_the_checkpoint():
 
 def test_sparse_training_runs_only_the_largest_but_balances_all():
     asked = {"a": [], "b": [], "c": []}
-    gate = Affine(1.0, 0.0, -1.0)
+    gate = Affine(1.0, 0.5, -1.0)
     experts = {name: Constant(0.0, rows) for name, rows in asked.items()}
-    made = objective(GateRecipe(type="gate", top_k=1, load_balance=1.0), gate, experts)
+    made = objective(GateRecipe(type="gate", top_k=2, load_balance=1.0), gate, experts)
     made.loss(torch.zeros(5, 1, 2, 2), None).backward()
-    assert asked == {"a": [5], "b": [], "c": []}
+    assert asked == {"a": [5], "b": [5], "c": []}
     assert float(gate.logits.grad[2]) < 0  # descent raises what does not run
     assert made.sparse
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from snrouter.data.digits import digits
-from snrouter.errors import DamagedError
+from snrouter.errors import DamagedError, OutputError
 from snrouter.experts.checkpoints import read_tensors
 from snrouter.recipe import Recipe
 from snrouter.spec import load
@@ -29,7 +30,7 @@ RECIPES = {
     "learned": {**VDM, "schedule": "learned_linear", **TINY},
     "classifier": {"type": "classifier", "network": {"type": "classifier", "channels": 4, "dropout": 0.3}, **TINY},
     "frozen": {"type": "gate", "experts": ["quality", "likelihood"], "gate": {"channels": [4], "width": 8}, **TINY},
-    "mixture": {"type": "mixture", "experts": {"a": "round", "b": None}, "expert": VDM, "warm": 0.3, "top_k": 1, **TINY},
+    "mixture": {"type": "mixture", "experts": {"a": "round", "b": None, "c": None}, "expert": VDM, "warm": 0.2, "top_k": 2, **TINY},
     "adapters": {"type": "mixture", "experts": {"a": "round", "b": None}, "expert": VDM, "warm": 0.3, "adapter": 4, **TINY},
     "lots": {"type": "mixture", "experts": {"a": "round", "b": None}, "expert": VDM, "routing": "random", **TINY},
 }
@@ -224,3 +225,14 @@ def test_random_numbers_are_drawn_in_the_order_of_a_plain_loop(tmp_path):
     saved = read_tensors(tmp_path / "x.safetensors", {})
     for (name, _), mean in zip(made.network.named_parameters(), average, strict=True):
         assert torch.equal(saved[name], mean), name
+
+
+def test_a_full_disk_is_told_as_one(tmp_path):
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, was[1]))
+    try:
+        with pytest.raises(OutputError, match=r"x\.ckpt: cannot be written .*free space"):
+            train(Recipe(**RECIPES["edm"]), digits("train"), tmp_path / "x.safetensors", progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, was)
+    assert not list(tmp_path.iterdir())

@@ -7,12 +7,13 @@ import torch
 from pydantic import ValidationError
 
 from snrouter.data.digits import digits
-from snrouter.errors import DataError, SpecError, SupportError
+from snrouter.errors import CheckpointError, DataError, SpecError, SupportError
 from snrouter.experts.checkpoints import read_tensors
 from snrouter.recipe import GateRecipe, MixtureRecipe
 from snrouter.router.routed_expert import merge
 from snrouter.spec import load
 from snrouter.training import loop, train_recipe
+from snrouter.training.kept import read_steps
 from snrouter.training.objectives import built, experts_of
 
 UNET = {"type": "unet", "channels": [4], "dropout": 0.1}
@@ -23,7 +24,7 @@ MIX = {"type": "mixture", "experts": {"a": "round", "b": None}, "expert": VDM, "
 RECIPES = {
     "frozen": {"type": "gate", "experts": ["quality", "likelihood"], "gate": {"channels": [4], "width": 8}, **TINY},
     "soft": MIX,
-    "edm": {**MIX, "expert": EDM, "top_k": 1},
+    "edm": {**MIX, "expert": EDM, "experts": {"a": "round", "b": None, "c": None}, "top_k": 2},
     "lots": {**MIX, "routing": "random"},
     "alone": {**MIX, "joint": False},
     "adapters": {**MIX, "adapter": 4},
@@ -45,7 +46,7 @@ def spec(tmp_path):
     [
         ("frozen", "gate", ["frozen.safetensors"], "gate", 2),
         ("soft", "gate", ["soft/a.safetensors", "soft/b.safetensors", "soft/gate.safetensors"], "joint", 2),
-        ("edm", "gate", ["edm/a.safetensors", "edm/b.safetensors", "edm/gate.safetensors"], "joint", 1),
+        ("edm", "gate", ["edm/a.safetensors", "edm/b.safetensors", "edm/c.safetensors", "edm/gate.safetensors"], "joint", 2),
         ("lots", "random", ["lots/a.safetensors", "lots/b.safetensors"], "joint", 1),
         ("alone", "gate", ["alone/a.safetensors", "alone/b.safetensors", "alone/gate.safetensors"], "gate", 2),
         ("adapters", "gate", ["adapters/experts.safetensors", "adapters/gate.safetensors"], "joint", 2),
@@ -58,7 +59,7 @@ def test_what_a_recipe_writes_is_a_spec_that_runs(name, route, files, phase, row
     made = load(out / f"{name}.yaml")
     made.check()
     assert made.spec.route.type == trained.route["type"] == route
-    names = ["quality", "likelihood"] if name == "frozen" else ["a", "b"]
+    names = {"frozen": ["quality", "likelihood"], "edm": ["a", "b", "c"]}.get(name, ["a", "b"])
     assert [*made.spec.experts] == [*trained.experts] == names
     loaded = {}
     expert = merge({key: made.expert(key, loaded) for key in names}, made.policy())
@@ -68,7 +69,8 @@ def test_what_a_recipe_writes_is_a_spec_that_runs(name, route, files, phase, row
     told = {key: trained.steps[phase][key] for key in ("steps", "images", "rows", "found")}
     assert told == {"steps": steps, "images": steps * 16, "rows": steps * 16 * rows, "found": False}
     if name not in ("frozen", "lots"):
-        warm = {"steps": 4 if name == "adapters" else 8, "images": 64, "rows": 64}
+        count, images = len(names), 4 * (16 // len(names) * len(names))
+        warm = {"steps": 4 if name == "adapters" else 4 * count, "images": images, "rows": images}
         assert {key: trained.steps["warm"][key] for key in warm} == warm
     header = (out / "logs" / name / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
     parts = ["load", "entropy", *(f"utilisation/{key}" for key in names)] if route == "gate" else []
@@ -129,7 +131,14 @@ def test_a_gate_learns_which_expert_is_right(spec, tmp_path):
         ("train.soft.experts={a: none}", "soft", DataError, r"none"),
         ("train.frozen.experts=[qualty]", "frozen", SpecError, r"no expert 'qualty'; did you mean 'quality'"),
         ("train.frozen={type: gate, top_k: 4}", "frozen", SpecError, r"top_k: expected at most 3"),
-        ("train.soft.expert.support=[-7.0, 5.0]", "soft", SupportError, r"-7.86"),
+        (
+            "train.soft.expert.support=[-7.0, 5.0]",
+            "soft",
+            SupportError,
+            r"train.soft.expert.support: \[-7, 5\] does not hold .*-7.86",
+        ),
+        ("train.soft.gate={chanels: [4]}", "soft", CheckpointError, r"no 'chanels'"),
+        ("train.frozen={type: gate, top_k: 1}", "frozen", SpecError, r"train.frozen.top_k: .*set 1 in the route"),
         ("train.soft.expert.network.type=dit", "soft", SpecError, r"dit"),
     ],
 )
@@ -137,6 +146,23 @@ def test_what_a_spec_lacks_for_a_recipe_is_told_in_a_line(override, name, error,
     with pytest.raises(error, match=message) as caught:
         train_recipe(load(spec, [override]), name, tmp_path / "out", progress=False)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.safetensors"))  # told before anything is trained
+
+
+def test_each_expert_and_each_phase_has_a_stream_and_a_warm_up_of_its_own(spec, tmp_path):
+    recipe = MixtureRecipe(**{**MIX, "warm": 0.5, "steps": 100, "warmup": 60})
+    phases = [recipe.warmed(0), recipe.warmed(1), recipe.second()]
+    generators = [torch.Generator().manual_seed(seed) for seed in (recipe.seed, *(phase.seed for phase in phases))]
+    assert len({float(torch.rand((), generator=generator, dtype=torch.float64)) for generator in generators}) == 4
+    assert [phase.warmup for phase in phases] == [5, 5, 5]
+    train_recipe(load(spec, ["train.alone.experts={a: null, b: null}"]), "alone", tmp_path / "out", progress=False)
+    twins = [read_tensors(tmp_path / "out" / "alone" / f"{name}.safetensors", {}) for name in "ab"]
+    assert any(not torch.equal(twins[0][key], twins[1][key]) for key in twins[0])
+
+
+def test_steps_that_are_no_mapping_count_as_not_kept(tmp_path):
+    (tmp_path / "steps.json").write_text("[1]")
+    assert read_steps(tmp_path / "steps.json") == {}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +172,9 @@ def test_what_a_spec_lacks_for_a_recipe_is_told_in_a_line(override, name, error,
         ({**MIX, "expert": {**VDM, "schedule": "learned_linear"}}, "vdm with schedule linear"),
         ({**MIX, "expert": {"type": "vdm", "network": UNET}}, "support: needed"),
         ({**MIX, "top_k": 3}, "top_k: expected at most 2"),
+        ({**MIX, "top_k": 1}, "no gate learns"),
+        ({**MIX, "warm": 0.99}, "0.99 of 20 steps leaves none for the second phase"),
+        ({**MIX, "seed": 2**32}, "less than"),
         ({**MIX, "batch_size": 1}, "batch_size: expected at least one image for each of 2"),
         ({**MIX, "routing": "random", "joint": False}, "joint: by lot"),
         ({**MIX, "warm": 0.0, "joint": False}, "set warm: 0.15"),
