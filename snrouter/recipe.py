@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, WrapValidator, field_validator, model_validator
 
 from snrouter import gamma as axis
+from snrouter.errors import suggestion
 
 _WEIGHTING = {"edm": "edm", "vdm": "elbo"}
 _ONLY: dict[str, Callable[[Recipe], bool]] = {
@@ -256,8 +257,18 @@ def _by_type(given: Any, _: Callable[[Any], Any]) -> Recipe | GateRecipe | Mixtu
     if isinstance(given, Recipe | GateRecipe | MixtureRecipe):
         return given
     kind = given.get("type") if isinstance(given, Mapping) else None
-    model: type[Recipe | GateRecipe | MixtureRecipe] = {"gate": GateRecipe, "mixture": MixtureRecipe}.get(str(kind), Recipe)  # type: ignore[assignment]
-    return model.model_validate(given)
+    if kind is not None and kind not in _TYPES:
+        raise ValueError(f"type: expected {', '.join(_TYPES)}, got {kind!r}{suggestion(str(kind), _TYPES)}")
+    return _TYPES.get(str(kind), Recipe).model_validate(given)
+
+
+_TYPES: dict[str, type[Recipe | GateRecipe | MixtureRecipe]] = {
+    "edm": Recipe,
+    "vdm": Recipe,
+    "classifier": Recipe,
+    "gate": GateRecipe,
+    "mixture": MixtureRecipe,
+}
 
 
 AnyRecipe = Annotated[Recipe | GateRecipe | MixtureRecipe, WrapValidator(_by_type)]

@@ -274,7 +274,7 @@ def test_an_interrupt_says_that_work_is_kept(snrouter: Any, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr("snrouter.evaluation.run", interrupted)
-    refused(snrouter("run", "digits"), 130, "finished shards are kept")
+    refused(snrouter("run", "digits"), 130, "what is finished is kept")
 
 
 def test_of_launched_processes_the_first_alone_speaks(snrouter: Any, monkeypatch: pytest.MonkeyPatch) -> None:

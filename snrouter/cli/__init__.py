@@ -36,7 +36,7 @@ COMMANDS = (
 )
 """In the order of the help."""
 
-SHARDED = ("demo", "run", "sweep", "tune", "study", "sample")
+RESUMED = ("demo", "run", "sweep", "tune", "study", "sample", "train")
 """What goes on where it was interrupted."""
 
 INTERRUPTED = 130
@@ -87,7 +87,7 @@ def main() -> NoReturn:
             message = " ".join(str(error).split())
             _fail(f"{type(error).__name__}: {message} (an error in snrouter or a plugin; --debug shows where)", code, arguments)
     if code == INTERRUPTED:  # Typer, too, turns a keyboard interrupt into this code
-        kept = "; finished shards are kept, run the same command again to go on" if {*arguments[:1]} & {*SHARDED} else ""
+        kept = "; what is finished is kept, run the same command again to go on" if {*arguments[:1]} & {*RESUMED} else ""
         _fail(f"interrupted{kept}", code, arguments)
     sys.exit(code)
 

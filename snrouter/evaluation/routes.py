@@ -9,6 +9,7 @@ from typing import Any
 from snrouter.errors import SpecError
 from snrouter.gamma import GammaInterval
 from snrouter.router.base import GammaPolicy
+from snrouter.router.gate import TopK
 from snrouter.router.threshold import Threshold
 from snrouter.spec import Document
 
@@ -37,6 +38,9 @@ def own_route(document: Document) -> Route:
     label = component.name
     if not isinstance(policy, GammaPolicy):  # a mixture, which runs no one expert
         columns["experts"] = list(policy.experts)
+        if isinstance(policy, TopK):
+            columns["top_k"] = policy.k
+            label = f"{label}, k={policy.k}"
     elif len(policy.seams) == 1:
         columns |= {"eta": round(document.bounds.eta(policy.seams[0]), 10), "gamma_switch": policy.seams[0]}
         columns |= _written(component.arguments.get("switch"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from snrouter.errors import SpecError
-from snrouter.evaluation import Launch, plain
+from snrouter.evaluation import Launch, Worker, own_route, plain, plan
 from snrouter.files import check_writable, write
 from snrouter.launched import launched
 from snrouter.spec import Document
@@ -65,6 +65,7 @@ def study(
         raise SpecError(f"--limit: expected at least 1, got {limit}")
     cells = cells_of(document, out, limit)
     check_writable(out)
+    plan(Worker([own_route(document)]), limit)  # what is wrong with a metric is told now, and not after the trainings
     if fresh and (out / FILE).exists():
         for name in FOLDERS:
             shutil.rmtree(out / name, ignore_errors=True)

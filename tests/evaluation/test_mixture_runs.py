@@ -61,7 +61,10 @@ def test_a_row_of_a_mixture_is_called_by_its_policy_and_lists_its_experts(route,
     labels = ["condition=labels"] if "class" in route else []
     document = routed(route.replace("GATE", str(checkpoint)), *labels)
     (row,) = run(document, tmp_path / "out").rows
-    assert row["route"] == row["label"] == document.spec.route.name
+    few = document.spec.route.arguments.get("k", document.spec.route.arguments.get("top_k"))
+    assert row["route"] == document.spec.route.name
+    assert row["label"] == row["route"] + (f", k={few}" if few else "")
+    assert row.get("top_k") == few
     assert row["experts"] == experts
     assert not {"expert", "eta", "gamma_switch"} & row.keys()
     assert set(row["nfe_per_expert"]) <= set(experts)
