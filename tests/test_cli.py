@@ -522,7 +522,7 @@ def test_an_interrupt_of_training_is_one(snrouter: Any, monkeypatch: pytest.Monk
         raise SystemExit(1)
 
     monkeypatch.setattr("snrouter.training.loop.Trainer.fit", interrupted)
-    refused(snrouter("train", "digits", "classifier"), 130, "error: interrupted\n")
+    refused(snrouter("train", "digits", "classifier"), 130, "what is finished is kept")
 
 
 def test_training_finds_an_unwritable_folder_first(snrouter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
