@@ -16,7 +16,7 @@ from snrouter.experts.base import Expert
 from snrouter.gamma import GammaInterval
 from snrouter.plugins import entry_points as plugins
 from snrouter.recipe import GateRecipe, Gating
-from snrouter.router.gate import Gate, TopK
+from snrouter.router.gate import TopK
 from snrouter.router.routed_expert import RoutedExpert
 from snrouter.spec import Document
 from snrouter.training.gating import Lots, Mixing, Watched
@@ -107,7 +107,7 @@ def mixing(
     names = tuple(experts)
     if gate is None:
         return Mixing(trained, RoutedExpert(experts, Lots(names)), None, bounds, recipe, conditional)
-    watched = Watched(Gate(gate, names))
+    watched = Watched(gate, names)
     policy = watched if recipe.top_k is None else TopK(watched, recipe.top_k)
     return Mixing(trained, RoutedExpert(experts, policy), watched, bounds, recipe, conditional)
 

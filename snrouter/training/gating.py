@@ -19,6 +19,7 @@ experts which do not run are still pulled back. Of several processes each takes 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ from snrouter.experts.base import expand
 from snrouter.gamma import GammaInterval
 from snrouter.recipe import Gating
 from snrouter.router.base import Mixture
+from snrouter.router.gate import Gate
 from snrouter.router.routed_expert import RoutedExpert
 from snrouter.training.objectives import Objective, times
 
@@ -47,36 +49,16 @@ def entropy(weights: Tensor) -> Tensor:
     return -(weights * weights.clamp_min(torch.finfo(weights.dtype).tiny).log()).sum(1).mean()
 
 
-class Watched(Mixture):
-    """A policy that keeps the weights it gave last, for the terms of the loss that read them.
+@dataclass(frozen=True, eq=False)
+class Watched(Gate):
+    """A gate that keeps the weights it gave last, for the terms of the loss that read them: `kept` holds these or nothing."""
 
-    Args:
-        policy: what gives them.
-    """
-
-    def __init__(self, policy: Mixture) -> None:
-        self.policy = policy
-        self.last: Tensor | None = None
-
-    @property
-    def experts(self) -> tuple[str, ...]:
-        """The policy's."""
-        return self.policy.experts
-
-    @property
-    def network(self) -> nn.Module | None:
-        """The policy's."""
-        return self.policy.network
-
-    @property
-    def sparse(self) -> bool:
-        """Where the policy is."""
-        return self.policy.sparse
+    kept: list[Tensor] = field(default_factory=list, repr=False)
 
     def weights(self, gamma: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The policy's."""
-        self.last = self.policy.weights(gamma, z, condition)
-        return self.last
+        """The gate's."""
+        self.kept[:] = [super().weights(gamma, z, condition)]
+        return self.kept[0]
 
 
 class Lots(Mixture):
@@ -106,7 +88,7 @@ class Mixing(Objective):
     Args:
         network: what is trained and averaged: the gate, or the experts with it.
         route: the mixture, whose experts may be those of `network`, or frozen.
-        watched: the gate's policy inside the route's; None where there is no gate.
+        watched: the gate of the route's policy; None where there is none.
         bounds: the run's interval.
         recipe: the factors.
         conditional: whether experts get the labels.
@@ -144,9 +126,9 @@ class Mixing(Objective):
         error = route.predict(z, gamma, labels if self.conditional else None).eps_hat - eps
         nll = self.bounds.length / (2 * math.log(2)) * error.square().mean()
         self.parts = {"nll": nll.detach()}
-        if self.watched is None or self.watched.last is None:
+        if self.watched is None:
             return nll
-        weights = self.watched.last
+        (weights,) = self.watched.kept
         load, spread = load_balance(weights, self.recipe.load_balance_form), entropy(weights)
         self.parts |= {"load": load.detach(), "entropy": spread.detach()}
         used = weights.detach().mean(0)

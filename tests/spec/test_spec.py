@@ -82,6 +82,10 @@ def test_eta_refers_to_the_interval_even_when_that_is_overridden(tmp_path: Path)
             "experts.low={type: generic, checkpoint: a.pt, network: unet}",
             "experts.low.network: expected a mapping, e.g. network: {type: unet, channels: [16, 48]}; got 'unet'",
         ),
+        (
+            "train={a: {type: gates}}",
+            "train.a: type: expected edm, vdm, classifier, gate, mixture, got 'gates'; did you mean 'gate'?",
+        ),
         ("evaluate=[{metrc: bpd}]", "evaluate[0].metric: missing; e.g. metric: bpd"),
         ("sweep={switches: [{eta: 2}]}", "sweep.switches[0]: eta: expected a fraction"),
         ("route={type: piecewise, pieces: []}", "pieces: expected at least one"),

@@ -210,6 +210,7 @@ def test_a_receipt_whose_files_are_gone_does_not_count(tmp_path: Path, trained: 
         ("study.models.early.set={seed.a.b: 1}", "seed.a.b does not lead to a key"),
         ("study.models.early.set={solver.type: hoin}", "hoin"),
         ("study={models: {}}", "study.models"),
+        ("evaluate=[{metric: bpd, estimator: vlb, images: 9999}]", "images: expected 1 to 400"),
     ],
 )
 def test_a_wrong_study_is_refused_before_anything_is_trained(
